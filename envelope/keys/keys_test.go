@@ -1,0 +1,195 @@
+package keys
+
+import (
+	"bytes"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"levee/pki"
+)
+
+// The keys that docs/envelope.md, section 10, prints. They were computed with
+// Python's hmac module from section 6.
+func TestDerivationOfTheSpecification(t *testing.T) {
+	site := SiteKey{site: "melb", key: secret(bytes.Repeat([]byte{0x2a}, 32))}
+	role, err := site.Role(pki.RoleSensor)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sender, err := role.Sender("web-1", 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, err := os.ReadFile("../../docs/envelope.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, key := range map[string]secret{"role  ": role.key, "sender": sender.key} {
+		if want := "    " + name + " " + hex.EncodeToString(key[:]) + "\n"; !strings.Contains(string(page), want) {
+			t.Errorf("docs/envelope.md does not show %q", want)
+		}
+	}
+	if sender.ID().String() != "melb/sensor/web-1/1" {
+		t.Errorf("kid %s", sender.ID())
+	}
+}
+
+func TestEveryFieldSeparatesKeys(t *testing.T) {
+	seen := make(map[secret]string)
+	for _, site := range []string{"melb", "syd"} {
+		root := SiteKey{site: site, key: secret(bytes.Repeat([]byte{0x2a}, 32))}
+		for _, role := range []pki.Role{pki.RoleSensor, pki.RoleMonitor} {
+			k, err := root.Role(role)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, name := range []string{"web-1", "web-11", "web-2"} {
+				for _, generation := range []uint32{1, 11} {
+					s, err := k.Sender(name, generation)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if other, ok := seen[s.key]; ok {
+						t.Errorf("%s has the key of %s", s.ID(), other)
+					}
+					seen[s.key] = s.ID().String()
+				}
+			}
+		}
+	}
+}
+
+func ring(t *testing.T, own pki.Role, reads ...pki.Role) (*Ring, SiteKey) {
+	t.Helper()
+	site, err := NewSiteKey("melb")
+	if err != nil {
+		t.Fatal(err)
+	}
+	role, err := site.Role(own)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sender, err := role.Sender("one", 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var roles []RoleKey
+	for _, r := range reads {
+		k, err := site.Role(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		roles = append(roles, k)
+	}
+	path := filepath.Join(t.TempDir(), "envelope.keys")
+	if err := os.WriteFile(path, EncodeBundle(sender, roles...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r, err := Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r, site
+}
+
+func TestRingFindsOnlyWhatItWasIssued(t *testing.T) {
+	r, _ := ring(t, pki.RoleMonitor, pki.RoleSensor)
+	for kid, want := range map[string]bool{
+		"melb/sensor/web-1/1":  true,
+		"melb/sensor/web-1/2":  true,
+		"melb/monitor/one/1":   true,  // its own
+		"melb/monitor/other/1": false, // its role's, which it was not issued
+		"melb/controller/lb/1": false,
+		"syd/sensor/web-1/1":   false,
+		"melb/sensor/web-1":    false,
+		"melb/sensor/web-1/0":  false,
+		"melb/nothing/web-1/1": false,
+		"":                     false,
+	} {
+		if got := r.Find([]byte(kid)) != nil; got != want {
+			t.Errorf("%q: found %v, want %v", kid, got, want)
+		}
+	}
+	if r.Find([]byte("melb/sensor/web-1/1")) != r.Find([]byte("melb/sensor/web-1/1")) {
+		t.Error("a key was derived twice")
+	}
+	if !r.Holds(pki.RoleSensor) || r.Holds(pki.RoleController) {
+		t.Error("wrong about the roles it holds")
+	}
+}
+
+func TestRingIsBounded(t *testing.T) {
+	r, _ := ring(t, pki.RoleMonitor, pki.RoleSensor)
+	for i := range maxDerived + 10 {
+		if r.Find(fmt.Appendf(nil, "melb/sensor/s%d/1", i)) == nil {
+			t.Fatal("a sender's key was not derived")
+		}
+	}
+	if len(r.derived) > maxDerived {
+		t.Errorf("remembers %d keys", len(r.derived))
+	}
+}
+
+func TestKeyFilesAreRefused(t *testing.T) {
+	site, err := NewSiteKey("melb")
+	if err != nil {
+		t.Fatal(err)
+	}
+	role, _ := site.Role(pki.RoleSensor)
+	sender, _ := role.Sender("web-1", 1)
+	good := EncodeBundle(sender, role)
+	other, _ := NewSiteKey("syd")
+	foreign, _ := other.Role(pki.RoleSensor)
+	for _, test := range []struct {
+		name string
+		body []byte
+		mode os.FileMode
+	}{
+		{"readable by the group", good, 0o640},
+		{"readable by everybody", good, 0o604},
+		{"empty", nil, 0o600},
+		{"cut short", good[:len(good)-20], 0o600},
+		{"text before the key", append([]byte("x"), good...), 0o600},
+		{"role key first", append(append([]byte{}, good[bytes.Index(good, []byte("-----BEGIN LEVEE ROLE")):]...), good...), 0o600},
+		{"role key of another site", EncodeBundle(sender, foreign), 0o600},
+		{"a site key", EncodeSite(site), 0o600},
+		{"too large", bytes.Repeat(good, 400), 0o600},
+	} {
+		path := filepath.Join(t.TempDir(), "envelope.keys")
+		if err := os.WriteFile(path, test.body, test.mode); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Load(path); err == nil {
+			t.Errorf("%s: accepted", test.name)
+		}
+	}
+	link := filepath.Join(t.TempDir(), "link")
+	path := filepath.Join(t.TempDir(), "envelope.keys")
+	if err := os.WriteFile(path, good, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(path, link); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load(link); err == nil {
+		t.Error("a symbolic link was accepted")
+	}
+}
+
+func TestSecretsPrintAsRedacted(t *testing.T) {
+	k := SiteKey{site: "melb", key: secret(bytes.Repeat([]byte{0x2a}, 32))}
+	r, _ := k.Role(pki.RoleSensor)
+	s, _ := r.Sender("web-1", 1)
+	for _, v := range []any{k, r, s, &k, []SiteKey{k}} {
+		text := fmt.Sprintf("%v %+v %#v %x", v, v, v, v)
+		for _, leak := range []string{"42 42", "2a2a", hex.EncodeToString(r.key[:4]), hex.EncodeToString(s.key[:4])} {
+			if strings.Contains(text, leak) {
+				t.Errorf("%T printed %q", v, text)
+			}
+		}
+	}
+}
