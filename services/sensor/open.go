@@ -1,0 +1,73 @@
+package sensor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"levee/internal/config"
+	"levee/internal/session"
+	"levee/internal/site"
+	"levee/pki"
+	"levee/services/sensor/measure"
+)
+
+// Settings are a sensor's configuration file.
+type Settings struct {
+	site.Settings `yaml:",inline"`
+	// Interval is the time between two readings; DefaultInterval if absent.
+	Interval time.Duration `yaml:"interval"`
+	// SYNMethod is how received SYNs are counted: auto (the best that the
+	// privileges allow), nftables, af_packet or estimate.
+	SYNMethod string `yaml:"syn_method"`
+	// Digest is the interval of digests; a minute if absent.
+	Digest time.Duration `yaml:"digest_interval,omitempty"`
+}
+
+// Part is a sensor with its session, as a process runs it.
+type Part struct {
+	settings Settings
+	bundle   *site.Bundle
+	session  *session.Session
+	log      *slog.Logger
+}
+
+// Open reads a sensor's configuration file and everything that it names.
+func Open(file string, log *slog.Logger) (*Part, error) {
+	p := &Part{log: log}
+	if err := config.Load(file, &p.settings); err != nil {
+		return nil, err
+	}
+	if p.settings.SYNMethod == "auto" {
+		p.settings.SYNMethod = measure.Auto
+	}
+	var err error
+	if p.bundle, err = site.Open(p.settings.Settings, time.Now()); err != nil {
+		return nil, err
+	}
+	if role := p.bundle.Identity.Role; role != pki.RoleSensor {
+		return nil, fmt.Errorf("opening a sensor: the bundle is of a %s", role)
+	}
+	p.session, err = session.New(session.Config{Bundle: p.bundle, Digest: p.settings.Digest, Log: log})
+	return p, err
+}
+
+// Close releases what Open opened, for a part that will not run.
+func (p *Part) Close() error { return p.session.Close() }
+
+// Run measures and publishes until ctx ends.
+func (p *Part) Run(ctx context.Context) (err error) {
+	id := p.bundle.Identity
+	meter, err := measure.Open(ctx, measure.Config{Site: id.Site, Name: id.Name, SYN: p.settings.SYNMethod, Log: p.log})
+	if err != nil {
+		return errors.Join(err, p.session.Close())
+	}
+	defer func() { err = errors.Join(err, meter.Close()) }()
+	s, err := New(Config{Name: id.Name, Site: id.Site, Interval: p.settings.Interval, Meter: meter, Publisher: p.session, Log: p.log})
+	if err != nil {
+		return errors.Join(err, p.session.Close())
+	}
+	return p.session.Around(ctx, s.Run)
+}
