@@ -1,0 +1,94 @@
+// Package config decodes the configuration files of the daemons.
+//
+// It guarantees that a file says what its reader thinks it says: an unknown or
+// duplicate key, a second document, or a file over its bound is an error, and
+// every path in it is absolute or relative to the file itself. It does not
+// know what the settings mean; each service validates its own.
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"reflect"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// maxFile bounds a configuration file in bytes.
+const maxFile = 256 << 10
+
+// Path is a file or directory. In a file it may be relative to that file's
+// directory; Load makes it absolute.
+type Path string
+
+// Load reads the YAML file at path into settings, a pointer to a struct.
+func Load(path string, settings any) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("reading configuration: %w", err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return fmt.Errorf("reading configuration: %w", err)
+	}
+	if len(b) > maxFile {
+		return fmt.Errorf("reading configuration %s: larger than %d bytes", path, maxFile)
+	}
+	if err := decode(b, settings); err != nil {
+		return fmt.Errorf("reading configuration %s: %w", path, err)
+	}
+	absolute, err := filepath.Abs(path)
+	if err != nil {
+		return fmt.Errorf("reading configuration: %w", err)
+	}
+	resolve(reflect.ValueOf(settings).Elem(), filepath.Dir(absolute))
+	return nil
+}
+
+func decode(b []byte, settings any) error {
+	d := yaml.NewDecoder(bytes.NewReader(b))
+	d.KnownFields(true)
+	if err := d.Decode(settings); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if err := d.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return errors.New("more than one document")
+	}
+	return nil
+}
+
+// resolve makes every Path below v absolute.
+func resolve(v reflect.Value, dir string) {
+	switch v.Kind() {
+	case reflect.Struct:
+		for i := range v.NumField() {
+			if v.Type().Field(i).IsExported() {
+				resolve(v.Field(i), dir)
+			}
+		}
+	case reflect.Slice:
+		for i := range v.Len() {
+			resolve(v.Index(i), dir)
+		}
+	case reflect.String:
+		if p := v.String(); v.Type() == reflect.TypeFor[Path]() && p != "" && !filepath.IsAbs(p) {
+			v.SetString(filepath.Join(dir, p))
+		}
+	}
+}
+
+// Encode returns settings as the file that Load reads.
+func Encode(settings any) ([]byte, error) {
+	var b bytes.Buffer
+	e := yaml.NewEncoder(&b)
+	e.SetIndent(2)
+	if err := e.Encode(settings); err != nil {
+		return nil, fmt.Errorf("writing configuration: %w", err)
+	}
+	return b.Bytes(), nil
+}

@@ -1,0 +1,213 @@
+// Package confirm holds what a receiver saw against the digests that senders
+// sign (docs/envelope.md, section 8).
+//
+// It guarantees that a range is called confirmed only if every message in it
+// was seen, byte for byte, but for those that its sender declares dropped, and
+// it counts those of them that were seen all the same: nobody vouches for them.
+// It needs no key: whoever can verify the digest's signature can use it. It does
+// not verify that signature itself; the caller has.
+package confirm
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/base64"
+	"math"
+	"slices"
+
+	"levee/envelope"
+	"levee/internal/wire"
+)
+
+// Outcome is what a digest says of what was seen.
+type Outcome uint8
+
+// The outcomes of a digest.
+const (
+	// Malformed: the digest contradicts itself.
+	Malformed Outcome = iota
+	// Confirmed: everything in the range was seen as it was sent.
+	Confirmed
+	// Incomplete: some of the range was not seen, so that nothing can be said
+	// of the rest. Who began to listen in the middle of a range sees this once.
+	Incomplete
+	// Contradicted: something in the range is not what the sender sent.
+	Contradicted
+)
+
+// String returns the outcome as a word.
+func (o Outcome) String() string {
+	return [...]string{"malformed", "confirmed", "incomplete", "contradicted"}[o]
+}
+
+// Bounds of what is followed. A digest over more is malformed: senders sign
+// long before. A tracker that is over one of its own forgets what it holds of
+// a sender, whose range is incomplete then.
+const (
+	MaxSenders = 4096
+	MaxPending = 16384   // messages of one sender that wait for their digest
+	MaxHeld    = 1 << 18 // messages of all senders
+)
+
+// Result is what a digest settled.
+type Result struct {
+	Outcome   Outcome
+	Boot      uint64
+	First     uint64
+	Last      uint64
+	Seen      int // messages of the range that were seen and not declared dropped
+	Missing   int // neither seen nor declared dropped
+	Dropped   int // declared dropped, in this range and in earlier ones
+	Unvouched int // seen, and never to be vouched for: declared dropped, or left out by the digests
+}
+
+// Tracker remembers the hashes of messages until a digest covers them. It is
+// not safe for concurrent use.
+type Tracker struct {
+	senders map[string]*pending
+	held    int
+}
+
+// pending is one sender's messages of one boot that wait.
+type pending struct {
+	boot   uint64
+	hashes map[uint64][sha256.Size]byte
+	lowest uint64 // what is below it is settled
+}
+
+// NewTracker returns an empty tracker.
+func NewTracker() *Tracker { return &Tracker{senders: make(map[string]*pending)} }
+
+// Add notes a message that passed the receiver's checks. raw is the whole
+// envelope. Digests are messages too: each counts in the one after it.
+func (t *Tracker) Add(sender string, nonce envelope.Nonce, raw []byte) {
+	p := t.senders[sender]
+	switch {
+	case p == nil && len(t.senders) >= MaxSenders:
+		return
+	case p == nil:
+		p = &pending{boot: nonce.Boot, hashes: make(map[uint64][sha256.Size]byte)}
+		t.senders[sender] = p
+	case nonce.Boot > p.boot:
+		t.forget(p)
+		p.boot, p.lowest = nonce.Boot, 0
+	case nonce.Boot < p.boot || nonce.Seq < p.lowest:
+		return
+	}
+	if len(p.hashes) >= MaxPending || t.held >= MaxHeld {
+		t.forget(p)
+	}
+	if t.held >= MaxHeld {
+		return
+	}
+	before := len(p.hashes)
+	p.hashes[nonce.Seq] = sha256.Sum256(raw)
+	t.held += len(p.hashes) - before
+}
+
+// forget drops what is held of a sender.
+func (t *Tracker) forget(p *pending) {
+	t.held -= len(p.hashes)
+	p.hashes = make(map[uint64][sha256.Size]byte)
+}
+
+// Settle holds a verified digest of sender against what was added before it,
+// and forgets what it covers.
+func (t *Tracker) Settle(sender string, d wire.Digest) Result {
+	p := t.senders[sender]
+	if p == nil || envelope.FormatBoot(p.boot) != d.Boot {
+		return Check(d, func(uint64) (sum [sha256.Size]byte, seen bool) { return sum, false })
+	}
+	r := Check(d, func(seq uint64) (sum [sha256.Size]byte, seen bool) {
+		sum, seen = p.hashes[seq]
+		return sum, seen
+	})
+	if r.Outcome == Malformed {
+		return r
+	}
+	for seq := range p.hashes {
+		if seq > d.Last {
+			continue
+		}
+		if seq < d.First {
+			r.Unvouched++
+		}
+		delete(p.hashes, seq)
+		t.held--
+	}
+	p.lowest = max(p.lowest, d.Last+1)
+	return r
+}
+
+// Check holds a verified digest against the hashes of whole envelopes that seen
+// returns for the digest's sender and boot.
+func Check(d wire.Digest, seen func(seq uint64) ([sha256.Size]byte, bool)) Result {
+	boot, ok := envelope.ParseBoot(d.Boot)
+	r := Result{Boot: boot, First: d.First, Last: d.Last}
+	if !ok || d.First == 0 || d.Last < d.First || d.Last == math.MaxUint64 || d.Last-d.First >= MaxPending {
+		return r
+	}
+	dropped, ok := droppedOf(d)
+	if !ok {
+		return r
+	}
+	for _, drop := range d.Dropped {
+		r.Dropped += int(min(drop.Last-drop.First, maxDropped)) + 1
+	}
+	h := sha256.New()
+	for seq := d.First; seq <= d.Last; seq++ {
+		for len(dropped) > 0 && dropped[0].Last < seq {
+			dropped = dropped[1:]
+		}
+		declared := len(dropped) > 0 && dropped[0].First <= seq
+		sum, ok := seen(seq)
+		switch {
+		case declared && ok:
+			r.Unvouched++
+		case declared:
+		case !ok:
+			r.Missing++
+		default:
+			r.Seen++
+			h.Write(sum[:])
+		}
+	}
+	switch {
+	case r.Missing > 0:
+		r.Outcome = Incomplete
+	case base64.RawURLEncoding.EncodeToString(h.Sum(nil)) != d.Hash:
+		r.Outcome = Contradicted
+	default:
+		r.Outcome = Confirmed
+	}
+	return r
+}
+
+// maxDropped is what one declared range counts for at most: a sum of them must
+// not overflow.
+const maxDropped = 1 << 40
+
+// droppedOf returns what the digest declares of its own range, in order. ok is
+// false for declarations that no sender makes: a range that is none, overlaps
+// another, reaches from outside into the digest's own, or is of the future.
+func droppedOf(d wire.Digest) (own []wire.Drop, ok bool) {
+	all := slices.SortedFunc(slices.Values(d.Dropped), func(a, b wire.Drop) int {
+		return cmp.Or(cmp.Compare(a.Boot, b.Boot), cmp.Compare(a.First, b.First))
+	})
+	for i, drop := range all {
+		if _, valid := envelope.ParseBoot(drop.Boot); !valid || drop.First == 0 || drop.Last < drop.First || drop.Boot > d.Boot {
+			return nil, false
+		}
+		if i > 0 && drop.Boot == all[i-1].Boot && drop.First <= all[i-1].Last {
+			return nil, false
+		}
+		switch {
+		case drop.Boot < d.Boot || drop.Last < d.First:
+		case drop.First >= d.First && drop.Last <= d.Last:
+			own = append(own, drop)
+		default:
+			return nil, false
+		}
+	}
+	return own, true
+}

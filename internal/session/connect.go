@@ -1,0 +1,295 @@
+package session
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/url"
+	"time"
+
+	mqtt "github.com/eclipse/paho.mqtt.golang"
+
+	"levee/internal/wire"
+	"levee/pki"
+)
+
+const (
+	keepAlive    = 20 * time.Second
+	firstBackOff = 250 * time.Millisecond
+	lastBackOff  = 30 * time.Second
+	ackTimeout   = 5 * time.Second
+	drainTimeout = 3 * time.Second
+	grace        = 250 * time.Millisecond // that the library is given to stop, or to say why it did
+	quiesce      = uint(grace / time.Millisecond)
+)
+
+var errClosed = errors.New("the connection was closed")
+
+// backOff spaces attempts to connect.
+type backOff struct{ bound time.Duration }
+
+// after returns how long to wait when a connection, its dialling included, took
+// as long as lasted. Full jitter: after an outage of the broker its clients
+// must not come back all at once.
+func (b *backOff) after(lasted time.Duration) time.Duration {
+	if b.bound == 0 || lasted > lastBackOff {
+		b.bound = firstBackOff
+	}
+	wait := b.bound/4 + rand.N(b.bound)
+	b.bound = min(2*b.bound, lastBackOff)
+	return wait
+}
+
+// stayConnected holds one connection after another until ctx ends, each to the
+// next of the site's brokers.
+func (s *Session) stayConnected(ctx context.Context) {
+	// One ticker for all connections: however short each of them is, digests
+	// come.
+	digest := time.NewTicker(s.config.Digest)
+	defer digest.Stop()
+	var pause backOff
+	brokers := s.config.Bundle.Document.Brokers
+	for attempt := 0; ctx.Err() == nil; attempt++ {
+		broker, began := brokers[attempt%len(brokers)], time.Now()
+		err := s.connection(ctx, broker.Address, digest.C)
+		s.online.Store(false)
+		if ctx.Err() != nil {
+			return
+		}
+		wait := pause.after(time.Since(began))
+		s.config.Log.Warn("not connected", slog.String("broker", broker.Name), slog.Any("error", err),
+			slog.Duration("retry_in", wait.Round(time.Millisecond)))
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// connection runs from dial to loss, or until ctx ends and everything is sent.
+// A fresh client each time: what the library would keep and resend by itself is
+// the outbox's business.
+func (s *Session) connection(ctx context.Context, address string, digest <-chan time.Time) error {
+	conn, err := dial(ctx, address, s.tlsConfig())
+	if err != nil {
+		return fmt.Errorf("dialling: %w", err)
+	}
+	lost := make(chan error, 1)
+	l := &link{conn: conn, client: mqtt.NewClient(s.options(conn, lost)), lost: lost}
+	defer l.close()
+	if err := l.wait(ctx, l.client.Connect(), ackTimeout); err != nil {
+		return fmt.Errorf("connecting: %w", err)
+	}
+	if err := l.subscribe(ctx, s.config.Filters); err != nil {
+		return err
+	}
+	s.online.Store(true)
+	s.once.Do(func() { close(s.ready) })
+	s.config.Log.Info("connected", slog.String("broker", address), slog.String("client", s.clientID),
+		slog.Int("filters", len(s.config.Filters)))
+	if s.outbox == nil {
+		return l.wait(ctx, nil, 0)
+	}
+	return s.deliver(ctx, l, digest)
+}
+
+// deliver sends what the outbox holds until the connection ends, or ctx does.
+func (s *Session) deliver(ctx context.Context, l *link, digest <-chan time.Time) error {
+	s.outbox.again()
+	sending := context.WithoutCancel(ctx)
+	for {
+		sent, err := s.send(sending, l, ackTimeout)
+		if err != nil {
+			return err
+		}
+		if sent {
+			// There may be more, but neither the end nor a digest waits for it.
+			s.outbox.nudge()
+		}
+		if s.outbox.owes() {
+			s.digest(time.Now())
+		}
+		select {
+		case <-s.outbox.wake:
+		case now := <-digest:
+			s.digest(now)
+		case err := <-l.lost:
+			return err
+		case <-l.conn.closed:
+			return l.reason()
+		case <-ctx.Done():
+			return s.drain(sending, l)
+		}
+	}
+}
+
+// drain sends what waits, signs for it, and says goodbye.
+func (s *Session) drain(ctx context.Context, l *link) error {
+	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
+	defer cancel()
+	if err := s.flush(ctx, l); err != nil {
+		return err
+	}
+	s.digest(time.Now())
+	if err := s.flush(ctx, l); err != nil {
+		return err
+	}
+	l.client.Disconnect(quiesce)
+	return nil
+}
+
+func (s *Session) flush(ctx context.Context, l *link) error {
+	for {
+		if sent, err := s.send(ctx, l, ackTimeout); err != nil || !sent {
+			return err
+		}
+	}
+}
+
+// send sends the oldest message that waits, if there is one, and waits until it
+// is acknowledged.
+func (s *Session) send(ctx context.Context, l *link, limit time.Duration) (sent bool, err error) {
+	out, ok := s.outbox.next(time.Now())
+	if !ok {
+		return false, nil
+	}
+	if err := l.wait(ctx, l.client.Publish(out.name, 1, false, out.raw), limit); err != nil {
+		return false, fmt.Errorf("publishing on %s: %w", out.name, err)
+	}
+	s.outbox.acknowledged(out, time.Now())
+	return true, nil
+}
+
+// digest queues a digest, where policy lets this sender publish any.
+func (s *Session) digest(now time.Time) {
+	if !s.outbox.vouches {
+		return
+	}
+	if err := s.outbox.putDigest(s.digestTopic(), s.receiver.policy.Class(wire.KindDigest).MaxBytes, now); err != nil {
+		s.config.Log.Error("no digest", slog.Any("error", err))
+	}
+}
+
+func (s *Session) digestTopic() string {
+	id := s.config.Bundle.Identity
+	return wire.Topic{Kind: wire.KindDigest, Site: id.Site, Role: string(id.Role), Name: id.Name}.String()
+}
+
+func (s *Session) options(conn net.Conn, lost chan<- error) *mqtt.ClientOptions {
+	o := mqtt.NewClientOptions()
+	o.AddBroker("tls://broker") // never dialled: the library wants to be told one
+	o.SetCustomOpenConnectionFn(func(*url.URL, mqtt.ClientOptions) (net.Conn, error) { return conn, nil })
+	o.SetProtocolVersion(4).SetClientID(s.clientID).SetCleanSession(true).SetOrderMatters(true)
+	o.SetKeepAlive(keepAlive).SetPingTimeout(keepAlive / 2).SetConnectTimeout(ackTimeout).SetWriteTimeout(writeTimeout)
+	o.SetAutoReconnect(false).SetConnectRetry(false).SetStore(mqtt.NewOrderedMemoryStore())
+	// The one handler: a route for each filter would hand on a message once
+	// for each that matches.
+	o.SetDefaultPublishHandler(func(_ mqtt.Client, m mqtt.Message) { s.enqueue(m.Topic(), m.Payload()) })
+	o.SetConnectionLostHandler(func(_ mqtt.Client, err error) {
+		select {
+		case lost <- fmt.Errorf("connection lost: %w", err):
+		default:
+		}
+	})
+	return o
+}
+
+// tlsConfig is made for each connection, so that a renewed certificate counts
+// from the next one on. People reach the broker by their site's machine host
+// too: that is the name every broker carries.
+func (s *Session) tlsConfig() *tls.Config {
+	b := s.config.Bundle
+	host := pki.Authority{TrustDomain: b.Identity.TrustDomain, Site: b.Identity.Site, Class: pki.ClassMachine}.Host()
+	return pki.ClientConfig(b.Credentials, b.Verifier, host, s.acceptBroker)
+}
+
+// acceptBroker refuses every server that is not a broker of our own site.
+func (s *Session) acceptBroker(peer pki.Identity) error {
+	if peer.Role != pki.RoleBroker || peer.Site != s.receiver.site {
+		return fmt.Errorf("dialled a broker of %s, reached %s", s.receiver.site, peer)
+	}
+	return nil
+}
+
+// link is one connection and its client.
+type link struct {
+	conn   *guarded
+	client mqtt.Client
+	lost   <-chan error // told once, by the library
+}
+
+// close ends the connection and gives the library time to stop its goroutines.
+// It never returns an error that matters any more.
+func (l *link) close() {
+	l.conn.Close()
+	l.client.Disconnect(quiesce)
+}
+
+// subscribe asks for each filter in a packet of its own, so that the answer has
+// one form and the guard can tell.
+func (l *link) subscribe(ctx context.Context, filters []string) error {
+	tokens := make([]mqtt.Token, len(filters))
+	for i, filter := range filters {
+		tokens[i] = l.client.Subscribe(filter, 1, nil)
+	}
+	for i, filter := range filters {
+		if err := l.wait(ctx, tokens[i], ackTimeout); err != nil {
+			return fmt.Errorf("subscribing: %w", err)
+		}
+		// The library reports a refused filter as success.
+		token, ok := tokens[i].(*mqtt.SubscribeToken)
+		if !ok {
+			return errors.New("subscribing: the library returned no result")
+		}
+		if code, ok := token.Result()[filter]; !ok || code > 1 {
+			return fmt.Errorf("subscribing: the broker refused %s (code %#x)", filter, code)
+		}
+	}
+	return nil
+}
+
+// wait returns when token completes, or with an error when the connection or
+// ctx ends or the limit passes. Without a token it waits for the end alone.
+func (l *link) wait(ctx context.Context, token mqtt.Token, limit time.Duration) error {
+	var (
+		done    <-chan struct{}
+		timeout <-chan time.Time
+	)
+	if token != nil {
+		timer := time.NewTimer(limit)
+		defer timer.Stop()
+		done, timeout = token.Done(), timer.C
+	}
+	select {
+	case <-done:
+		return token.Error()
+	case <-timeout:
+		return errors.New("no answer in time")
+	case err := <-l.lost:
+		return err
+	case <-l.conn.closed:
+		// The library closes first and says why afterwards.
+		select {
+		case <-done:
+			return token.Error()
+		case <-time.After(grace):
+			return l.reason()
+		}
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// reason returns why the connection was closed, if the library says so in time.
+func (l *link) reason() error {
+	select {
+	case err := <-l.lost:
+		return err
+	case <-time.After(grace):
+		return errClosed
+	}
+}

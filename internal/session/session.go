@@ -1,0 +1,317 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"levee/envelope"
+	"levee/envelope/keys"
+	"levee/envelope/replay"
+	"levee/internal/site"
+	"levee/internal/wire"
+	"levee/pki"
+	"levee/policies"
+)
+
+const (
+	// maxSeen bounds the replay windows of a person's session.
+	maxSeen = 4096
+	// maxInbox and maxInboxBytes bound what waits to be checked.
+	maxInbox      = 4096
+	maxInboxBytes = 16 << 20
+	// DefaultDigest is how often a sender signs for what it sent.
+	DefaultDigest = time.Minute
+)
+
+// Config is what a session needs.
+type Config struct {
+	Bundle *site.Bundle
+	// Filters are subscribed to on every connection, and nothing else is let
+	// in. Policy must grant each; one that the broker refuses all the same
+	// fails the connection, loudly.
+	Filters []string
+	// Handle receives every message that passed, one at a time, until Run or
+	// Around returns: also while the session drains.
+	Handle func(Delivery)
+	// Refused receives every message that did not; it may be nil. Each is
+	// counted and logged in any case.
+	Refused func(Refusal)
+	// Digest is the interval of digests; zero means DefaultDigest.
+	Digest time.Duration
+	// Instance is 0 to 3: people may hold four sessions at once.
+	Instance int
+	Log      *slog.Logger
+}
+
+// Session is one part's connection to its site's broker.
+type Session struct {
+	config   Config
+	clientID string
+	receiver receiver
+	outbox   *outbox // nil for people: they hold no key to seal with
+	rights   *policies.Rights
+	inbox    chan inbound
+	held     atomic.Int64 // bytes in inbox
+	refusals *tally
+	overflow atomic.Uint64
+	dropped  atomic.Uint64
+	online   atomic.Bool
+	ready    chan struct{} // closed at the first connection
+	once     sync.Once
+	close    func() error
+}
+
+type inbound struct {
+	name string
+	raw  []byte
+	at   time.Time
+}
+
+// New checks the configuration, opens the replay windows and records this
+// start's boot. It connects to nothing.
+func New(c Config) (*Session, error) {
+	s, err := open(c, time.Now())
+	if err != nil {
+		return nil, fmt.Errorf("opening a session: %w", err)
+	}
+	return s, nil
+}
+
+func open(c Config, now time.Time) (*Session, error) {
+	switch {
+	case c.Bundle == nil || c.Log == nil:
+		return nil, errors.New("it has no bundle or no logger")
+	case len(c.Filters) > 0 && c.Handle == nil:
+		return nil, errors.New("it subscribes and has no handler")
+	case c.Digest != 0 && c.Digest < time.Second:
+		return nil, errors.New("its digest interval is below a second")
+	}
+	id := c.Bundle.Identity
+	s := &Session{config: c, clientID: id.ClientID(), rights: c.Bundle.Policy.Rights(id), inbox: make(chan inbound, maxInbox),
+		refusals: newTally(c.Log), ready: make(chan struct{})}
+	for _, f := range c.Filters {
+		if !s.rights.MaySubscribe(f) {
+			return nil, fmt.Errorf("policy does not let a %s subscribe to %q", id.Role, f)
+		}
+	}
+	if c.Instance != 0 {
+		if id.Role.Class() != pki.ClassPerson || c.Instance < 0 || c.Instance > 3 {
+			return nil, errors.New("only people hold further sessions, numbered 1 to 3")
+		}
+		s.clientID += "_" + strconv.Itoa(c.Instance)
+	}
+	if s.config.Digest == 0 {
+		s.config.Digest = DefaultDigest
+	}
+	ring, err := loadKeys(c.Bundle)
+	if err != nil {
+		return nil, err
+	}
+	skew := c.Bundle.Policy.Skew()
+	s.receiver = receiver{site: id.Site, filters: c.Filters, policy: c.Bundle.Policy, document: c.Bundle.Document,
+		verifier: c.Bundle.Verifier, keys: ring, judges: len(c.Bundle.Policy.KeyRoles(id.Role)) > 0, skew: skew}
+	if ring == nil {
+		// People look; what they see changes nothing that a replay could
+		// exploit, and they start too often to wait out the skew each time.
+		s.receiver.windows = replay.New(maxSeen)
+		s.close = sync.OnceValue(s.receiver.windows.Close)
+		return s, nil
+	}
+	if s.receiver.windows, err = c.Bundle.OpenWindows(now); err != nil {
+		return nil, err
+	}
+	s.close = sync.OnceValue(s.receiver.windows.Close)
+	boot, err := nextBoot(c.Bundle.State, now, skew)
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	key, kid := ring.Own()
+	s.outbox = &outbox{key: key, kid: kid, boot: boot, skew: skew, sign: c.Bundle.Signer, vouches: s.rights.MayPublish(s.digestTopic()),
+		wake: make(chan struct{}, 1), drops: s.countDropped, ledger: newLedger(boot)}
+	return s, nil
+}
+
+// loadKeys returns the bundle's key ring, nil for a person, who has none. A
+// ring that does not fit the certificate, the site document or the policy is
+// refused: it would show only in what others do not accept, or in what this
+// part could not check.
+func loadKeys(b *site.Bundle) (*keys.Ring, error) {
+	id := b.Identity
+	if id.Role.Class() == pki.ClassPerson {
+		return nil, nil
+	}
+	const remedy = "provision its bundle again"
+	ring, err := keys.Load(b.KeyFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w; a machine needs its envelope keys: %s", err, remedy)
+	}
+	if err != nil {
+		return nil, err
+	}
+	_, kid := ring.Own()
+	switch minimum := b.Document.MinimumGeneration(id.Sender()); {
+	case kid.Sender() != id.Sender():
+		return nil, fmt.Errorf("the sender key is of %s, the certificate of %s", kid.Sender(), id.Sender())
+	case kid.Generation < minimum:
+		return nil, fmt.Errorf("the sender key is of generation %d, the site document asks for %d: %s", kid.Generation, minimum, remedy)
+	}
+	for _, role := range b.Policy.KeyRoles(id.Role) {
+		if !ring.Holds(role) {
+			return nil, fmt.Errorf("the bundle lacks the key of role %q, which policy grants a %s: %s", role, id.Role, remedy)
+		}
+	}
+	return ring, nil
+}
+
+// Close releases what New opened. Run does it too.
+func (s *Session) Close() error { return s.close() }
+
+// Publish seals payload for topic and queues it; it does not wait. Whether it
+// is signed follows from the policy's class. It fails only on what would not
+// arrive: a payload or topic outside the format, a topic that policy does not
+// let this part publish on, a clock that went back behind the start.
+func (s *Session) Publish(topic wire.Topic, payload any) error {
+	if s.outbox == nil {
+		return errors.New("publishing: this identity holds no key to seal with")
+	}
+	b, err := wire.Encode(payload)
+	if err != nil {
+		return fmt.Errorf("publishing on %s: %w", topic, err)
+	}
+	class := s.receiver.policy.Class(topic.Kind)
+	if !class.Protected || !s.rights.MayPublish(topic.String()) {
+		return fmt.Errorf("publishing on %s: policy does not let %s do it", topic, s.config.Bundle.Identity.Sender())
+	}
+	if err := s.outbox.put(topic.String(), b, class.Signed, class.MaxBytes, time.Now()); err != nil {
+		return fmt.Errorf("publishing on %s: %w", topic, err)
+	}
+	return nil
+}
+
+// Ready is closed when the session is first connected and subscribed.
+func (s *Session) Ready() <-chan struct{} { return s.ready }
+
+// Online reports whether the session is connected and subscribed now.
+func (s *Session) Online() bool { return s.online.Load() }
+
+// Refusals returns how many messages were refused, by reason.
+func (s *Session) Refusals() map[envelope.Reason]uint64 { return s.refusals.snapshot() }
+
+// Losses returns how many received messages found no room to be checked, and
+// how many of our own were given up before they were delivered.
+func (s *Session) Losses() (received, sent uint64) { return s.overflow.Load(), s.dropped.Load() }
+
+func (s *Session) countDropped() {
+	if n := s.dropped.Add(1); n&(n-1) == 0 { // at powers of two
+		s.config.Log.Warn("messages were given up unsent", slog.Uint64("dropped", n))
+	}
+}
+
+// RefuseContent counts and logs a message that passed every check and then did
+// not hold what its topic carries.
+func (s *Session) RefuseContent(d Delivery) {
+	raw := d.Message.Raw
+	if raw == nil { // a public message is no envelope
+		raw = d.Payload
+	}
+	s.refuse(Refusal{Name: d.Name, Raw: raw, Reason: envelope.BadContent, Received: d.Received})
+}
+
+// Around runs the session from before inner begins until after it has returned,
+// so that whatever inner publishes at its end is still sent. The end of the
+// session ends inner.
+func (s *Session) Around(ctx context.Context, inner func(context.Context) error) error {
+	outer, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var (
+		running sync.WaitGroup
+		failure error
+	)
+	running.Go(func() {
+		defer cancel()
+		failure = s.Run(outer)
+	})
+	err := inner(ctx)
+	stop()
+	running.Wait()
+	return errors.Join(err, failure)
+}
+
+// Run connects, and reconnects with jitter, until ctx ends; then it sends what
+// waits, signs for it, and returns. It is called once.
+func (s *Session) Run(ctx context.Context) error {
+	done := make(chan struct{})
+	var workers sync.WaitGroup
+	workers.Go(func() { s.receive(done) })
+	workers.Go(func() { site.KeepWindows(done, s.receiver.windows, s.receiver.skew, s.config.Log) })
+	s.stayConnected(ctx)
+	close(done)
+	workers.Wait()
+	if s.outbox != nil {
+		if n := s.outbox.waiting(); n > 0 {
+			s.config.Log.Warn("stopped before everything was sent", slog.Int("waiting", n))
+		}
+	}
+	return s.Close()
+}
+
+// enqueue takes a message from the client library, which must not wait.
+func (s *Session) enqueue(name string, raw []byte) {
+	size := int64(len(name) + len(raw))
+	if s.held.Add(size) <= maxInboxBytes {
+		select {
+		case s.inbox <- inbound{name: name, raw: raw, at: time.Now()}:
+			return
+		default:
+		}
+	}
+	s.held.Add(-size)
+	if n := s.overflow.Add(1); n&(n-1) == 0 { // at powers of two
+		s.config.Log.Error("messages arrive faster than they can be checked", slog.Uint64("dropped", n))
+	}
+}
+
+// receive checks and hands on, one message at a time, until done and drained.
+func (s *Session) receive(done <-chan struct{}) {
+	for {
+		select {
+		case in := <-s.inbox:
+			s.accept(in)
+		case <-done:
+			for {
+				select {
+				case in := <-s.inbox:
+					s.accept(in)
+				default:
+					return
+				}
+			}
+		}
+	}
+}
+
+func (s *Session) accept(in inbound) {
+	s.held.Add(-int64(len(in.name) + len(in.raw)))
+	d, err := s.receiver.open(in.name, in.raw, in.at)
+	if err == nil {
+		s.config.Handle(d)
+		return
+	}
+	s.refuse(Refusal{Name: in.name, Raw: in.raw, Reason: envelope.ReasonOf(err), Received: in.at})
+}
+
+func (s *Session) refuse(r Refusal) {
+	s.refusals.refuse(r)
+	if s.config.Refused != nil {
+		s.config.Refused(r)
+	}
+}

@@ -1,0 +1,201 @@
+// Package site opens what a component was issued: its bundle directory with
+// identity, root, site document and policy.
+//
+// It guarantees that the parts belong together: the certificate is below the
+// root and of the document's site, the document is signed by that site's
+// people CA and not older than one accepted before, and the policy file is the
+// very one that the document names. It holds no role keys; envelope/keys does.
+package site
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"levee/envelope"
+	"levee/internal/config"
+	"levee/internal/durable"
+	"levee/pki"
+	"levee/policies"
+)
+
+// The files of a bundle.
+const (
+	FileKey      = "tls.key"       // the certificate's private key
+	FileChain    = "tls.pem"       // leaf and issuer
+	FileRoot     = "root.pem"      // the one root
+	FileDocument = "site.json"     // the site document
+	FilePolicy   = "policy.yaml"   // the policy file
+	FileKeys     = "envelope.keys" // envelope keys; people have none
+)
+
+// Settings say where a component's bundle and state are. They stand in every
+// configuration file.
+type Settings struct {
+	// Bundle is the directory that provisioning made.
+	Bundle config.Path `yaml:"bundle"`
+	// State is the directory that the component writes to. Losing it makes
+	// the component forget what it has seen.
+	State config.Path `yaml:"state"`
+	// Evaluation accepts a root marked as made for evaluation. Production
+	// leaves it out.
+	Evaluation bool `yaml:"evaluation,omitempty"`
+}
+
+// Trust is what a bundle says of its site, whoever holds it: enough to verify,
+// without any secret.
+type Trust struct {
+	Root     *x509.Certificate
+	Verifier *pki.Verifier
+	Document *Document
+	Policy   *policies.Policy
+}
+
+// Bundle is an opened bundle.
+type Bundle struct {
+	Trust
+	Identity    pki.Identity
+	Credentials *pki.Store
+	State       string // directory, made if it was missing, 0700
+	KeyFile     string // of envelope/keys; may not exist
+}
+
+// OpenTrust reads and checks the public part of a bundle as of now. It does not
+// know which site document was accepted before; Open does.
+func OpenTrust(s Settings, now time.Time) (*Trust, error) {
+	t, err := openTrust(s, now)
+	if err != nil {
+		return nil, fmt.Errorf("opening bundle %s: %w", s.Bundle, err)
+	}
+	return t, nil
+}
+
+func openTrust(s Settings, now time.Time) (*Trust, error) {
+	if s.Bundle == "" {
+		return nil, errors.New("the configuration names no bundle")
+	}
+	root, err := pki.ReadCertificate(s.file(FileRoot))
+	if err != nil {
+		return nil, err
+	}
+	trustDomain, err := pki.TrustDomain(root)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", FileRoot, err)
+	}
+	v, err := pki.NewVerifier(pki.VerifierConfig{Root: root, TrustDomain: trustDomain, AllowEvaluation: s.Evaluation})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", FileRoot, err)
+	}
+	raw, err := durable.ReadFile(s.file(FileDocument), MaxDocument)
+	if err != nil {
+		return nil, err
+	}
+	document, err := ParseDocument(raw, root, v, now)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", FileDocument, err)
+	}
+	text, err := durable.ReadFile(s.file(FilePolicy), 1<<20)
+	if err != nil {
+		return nil, err
+	}
+	policy, err := policies.Parse(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", FilePolicy, err)
+	}
+	if HashText(policy.Hash()) != document.PolicyHash {
+		return nil, fmt.Errorf("%s is not the policy that the site document names", FilePolicy)
+	}
+	return &Trust{Root: root, Verifier: v, Document: document, Policy: policy}, nil
+}
+
+func (s Settings) file(name string) string { return filepath.Join(string(s.Bundle), name) }
+
+// Open reads and checks a bundle as of now.
+func Open(s Settings, now time.Time) (*Bundle, error) {
+	trust, err := OpenTrust(s, now)
+	if err != nil {
+		return nil, err
+	}
+	b, err := open(s, *trust)
+	if err != nil {
+		return nil, fmt.Errorf("opening bundle %s: %w", s.Bundle, err)
+	}
+	return b, nil
+}
+
+func open(s Settings, trust Trust) (*Bundle, error) {
+	if s.State == "" {
+		return nil, errors.New("the configuration names no state directory")
+	}
+	if err := checkDirectory(string(s.Bundle)); err != nil {
+		return nil, err
+	}
+	credentials, err := pki.OpenStore(s.file(FileKey), s.file(FileChain), trust.Verifier)
+	if err != nil {
+		return nil, err
+	}
+	id := credentials.Identity()
+	if trust.Document.Site != id.Site {
+		return nil, fmt.Errorf("the certificate is of site %q, the site document of %q", id.Site, trust.Document.Site)
+	}
+	if err := os.MkdirAll(string(s.State), 0o700); err != nil {
+		return nil, err
+	}
+	if err := checkDirectory(string(s.State)); err != nil {
+		return nil, err
+	}
+	if err := raiseNumber(filepath.Join(string(s.State), "site-document"), trust.Document.Number); err != nil {
+		return nil, err
+	}
+	return &Bundle{Trust: trust, Identity: id, Credentials: credentials, State: string(s.State), KeyFile: s.file(FileKeys)}, nil
+}
+
+// checkDirectory refuses a directory that others may write to: they could put
+// another root into a bundle, and take back what a component must remember.
+// Windows has no such mode, and the directory's access list decides there.
+func checkDirectory(path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if mode := info.Mode().Perm(); runtime.GOOS != "windows" && mode&0o022 != 0 {
+		return fmt.Errorf("%s has mode %04o: others could write to it; run: chmod go-w %s", path, mode, path)
+	}
+	return nil
+}
+
+// Signer returns a signer with the bundle's current certificate.
+func (b *Bundle) Signer() (*envelope.Signer, error) {
+	c := b.Credentials.Current()
+	return envelope.NewSigner(c.Signer(), c.Leaf(), c.Issuer())
+}
+
+// raiseNumber refuses a number below the one in the file, and records a higher
+// one before it counts.
+func raiseNumber(path string, number uint64) error {
+	var last uint64
+	text, err := durable.ReadFile(path, 32)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return err
+	default:
+		if last, err = strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64); err != nil {
+			return fmt.Errorf("%s does not hold the number of a site document", path)
+		}
+	}
+	if number < last {
+		return fmt.Errorf("the site document is number %d, but number %d was accepted before; fetch the newest from the deployer", number, last)
+	}
+	if number == last {
+		return nil
+	}
+	return durable.WriteFile(path, []byte(strconv.FormatUint(number, 10)+"\n"), 0o600)
+}

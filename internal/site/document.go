@@ -1,0 +1,198 @@
+package site
+
+import (
+	"crypto"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"levee/envelope"
+	"levee/internal/wire"
+	"levee/pki"
+)
+
+// MaxDocument bounds a site document in bytes.
+const MaxDocument = envelope.MaxMessage
+
+// Document is the payload of the site document: a site's one authenticated
+// configuration. A key or pin that it lacks means that function is refused.
+type Document struct {
+	ID          wire.ID      `json:"id"`
+	TrustDomain string       `json:"trust_domain"`
+	Site        string       `json:"site"`
+	Number      uint64       `json:"number"` // raised by one at each signing, never accepted lower
+	Issued      int64        `json:"issued"` // ms since the epoch
+	Brokers     []Broker     `json:"brokers"`
+	GrantKey    string       `json:"grant_key,omitempty"`    // the approver's; none: no command by a person
+	LogKey      string       `json:"log_key,omitempty"`      // the log's verifier key (C2SP signed-note)
+	WitnessKeys []string     `json:"witness_keys,omitempty"` // likewise
+	Pins        []Pin        `json:"pins"`
+	PolicyHash  string       `json:"policy_hash"` // SHA-256 of the policy file, base64url
+	Generations []Generation `json:"generations"` // senders re-keyed: older generations are refused
+}
+
+// Broker is one broker of the site.
+type Broker struct {
+	Name    string `json:"name"`
+	Address string `json:"address"` // host:port
+}
+
+// Pin ties a sender to one key: SHA-256 of its SubjectPublicKeyInfo, base64url.
+type Pin struct {
+	Sender string `json:"sender"` // site/role/name
+	SPKI   string `json:"spki"`
+}
+
+// Generation is the lowest generation of a sender's key that counts.
+type Generation struct {
+	Sender  string `json:"sender"` // site/role/name
+	Minimum uint32 `json:"minimum"`
+}
+
+// HashText spells a SHA-256 as the document does: 43 base64url characters.
+func HashText(sum [sha256.Size]byte) string { return base64.RawURLEncoding.EncodeToString(sum[:]) }
+
+func (d *Document) check() error {
+	switch {
+	case !pki.ValidTrustDomain(d.TrustDomain) || !pki.ValidSite(d.Site):
+		return errors.New("its trust domain or site is outside the grammar")
+	case d.Number == 0 || d.Number > 1<<32-1:
+		return errors.New("its number is not 1 to 2^32-1")
+	case len(d.Brokers) == 0:
+		return errors.New("it lists no broker")
+	}
+	for _, b := range d.Brokers {
+		if _, _, err := net.SplitHostPort(b.Address); err != nil || !pki.ValidName(b.Name) {
+			return fmt.Errorf("its broker %q at %q has no name of ours, or no host:port", b.Name, b.Address)
+		}
+	}
+	for _, p := range d.Pins {
+		if sum, err := base64.RawURLEncoding.Strict().DecodeString(p.SPKI); !d.owns(p.Sender) || err != nil || len(sum) != sha256.Size {
+			return fmt.Errorf("its pin of %q is not of a machine of this site, or no SHA-256", p.Sender)
+		}
+	}
+	seen := make(map[string]bool)
+	for _, g := range d.Generations {
+		if !d.owns(g.Sender) || g.Minimum == 0 || seen[g.Sender] {
+			return fmt.Errorf("its generation of %q is not of a machine of this site, or zero, or not the only one", g.Sender)
+		}
+		seen[g.Sender] = true
+	}
+	return nil
+}
+
+// owns reports whether sender is site/role/name of a machine of the site. A
+// misspelt one would silently restrict nobody.
+func (d *Document) owns(sender string) bool {
+	id, err := envelope.ParseKeyID([]byte(sender + "/1"))
+	return err == nil && id.Site == d.Site && pki.Role(id.Role).Class() == pki.ClassMachine
+}
+
+func (d *Document) keyID() envelope.KeyID {
+	return envelope.KeyID{Site: d.Site, Role: "ca", Name: "people", Generation: uint32(d.Number)}
+}
+
+func (d *Document) nonce() envelope.Nonce { return envelope.Nonce{Boot: uint64(d.Issued), Seq: 1} }
+
+func (d *Document) topic() string { return d.Site + "/" + wire.Root + "/statement/site" }
+
+// Sign returns the document as a statement signed by the site's people CA
+// (docs/envelope.md, section 5): kid {site}/ca/people/{number}, chain = that CA and
+// the root.
+func Sign(d Document, key crypto.Signer, people, root *x509.Certificate, now time.Time) ([]byte, error) {
+	d.Issued = now.UnixMilli()
+	if err := d.check(); err != nil {
+		return nil, fmt.Errorf("signing the site document: %w", err)
+	}
+	signer, err := envelope.NewSigner(key, people, root)
+	if err != nil {
+		return nil, fmt.Errorf("signing the site document: %w", err)
+	}
+	payload, err := wire.Encode(&d)
+	if err != nil {
+		return nil, fmt.Errorf("signing the site document: %w", err)
+	}
+	raw, err := envelope.AppendStatement(nil, envelope.Header{KeyID: d.keyID(), Time: d.Issued,
+		Nonce: d.nonce(), Topic: d.topic()}, payload, signer)
+	if err != nil {
+		return nil, fmt.Errorf("signing the site document: %w", err)
+	}
+	return raw, nil
+}
+
+// ParseDocument verifies a site document below root at the time at, and reads
+// it. It does not know which numbers were seen before; Open does.
+func ParseDocument(raw []byte, root *x509.Certificate, v *pki.Verifier, at time.Time) (*Document, error) {
+	d, err := parseDocument(raw, root, v, at)
+	if err != nil {
+		return nil, fmt.Errorf("reading the site document: %w", err)
+	}
+	return d, nil
+}
+
+func parseDocument(raw []byte, root *x509.Certificate, v *pki.Verifier, at time.Time) (*Document, error) {
+	m, err := envelope.ParseStatement(raw, MaxDocument)
+	if err != nil {
+		return nil, fmt.Errorf("%w (%v)", err, envelope.ReasonOf(err))
+	}
+	people, issuer, err := m.Certificates()
+	if err != nil {
+		return nil, err
+	}
+	if !issuer.Equal(root) {
+		return nil, errors.New("its chain does not end in our root")
+	}
+	authority, err := v.VerifyAuthority(people, at)
+	if err != nil {
+		return nil, err
+	}
+	if authority.Class != pki.ClassPerson {
+		return nil, errors.New("it is not signed by a people CA")
+	}
+	if err := m.CheckSignature(people.PublicKey); err != nil {
+		return nil, fmt.Errorf("%w (%v)", err, envelope.ReasonOf(err))
+	}
+	var d Document
+	if err := wire.DecodeExact(m.Payload, &d); err != nil {
+		return nil, err
+	}
+	if err := d.check(); err != nil {
+		return nil, err
+	}
+	switch {
+	case d.TrustDomain != authority.TrustDomain || d.Site != authority.Site:
+		return nil, errors.New("it is for another site than its signer's")
+	case string(m.KID) != d.keyID().String() || string(m.Topic) != d.topic():
+		return nil, errors.New("its kid or topic is not that of its site and number")
+	case m.Time != d.Issued || m.Nonce != d.nonce():
+		return nil, errors.New("its time of issue is not its envelope's")
+	}
+	return &d, nil
+}
+
+// Pinned reports whether leaf's key is the one that the document pins for
+// sender, and whether it pins any.
+func (d *Document) Pinned(sender string, leaf *x509.Certificate) (match, pinned bool) {
+	sum := HashText(sha256.Sum256(leaf.RawSubjectPublicKeyInfo))
+	for _, p := range d.Pins {
+		if p.Sender == sender {
+			pinned = true
+			match = match || p.SPKI == sum
+		}
+	}
+	return match, pinned
+}
+
+// MinimumGeneration returns the lowest generation of sender's key that counts.
+func (d *Document) MinimumGeneration(sender string) uint32 {
+	for _, g := range d.Generations {
+		if g.Sender == sender {
+			return g.Minimum
+		}
+	}
+	return 1
+}
