@@ -1,0 +1,247 @@
+package broker
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"net"
+	"runtime"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	mqtt "github.com/mochi-mqtt/server/v2"
+
+	"levee/envelope/replay"
+	"levee/pki"
+	"levee/policies"
+)
+
+// Verifier says whose connection it is; *pki.Verifier is one.
+type Verifier interface {
+	VerifyConnection(cs tls.ConnectionState, usage pki.Usage, at time.Time) (pki.Identity, error)
+}
+
+// Windows remember which messages were seen; *replay.Set is one. Whoever opened
+// the set syncs and closes it, after Run has returned.
+type Windows interface {
+	Check(replay.Message) replay.Verdict
+}
+
+// Config is what a broker needs. All fields but Limits are required.
+type Config struct {
+	Site     string           // the only site whose certificates are let in
+	Address  string           // host:port to listen on
+	TLS      *tls.Config      // from pki.ServerConfig
+	Verifier Verifier         // judges client certificates
+	Policy   *policies.Policy // rights, rates, classes, skew
+	Windows  Windows          // of this broker alone
+	Log      *slog.Logger
+	Limits   Limits
+}
+
+// Broker is one site's message space.
+type Broker struct {
+	site     string
+	address  string
+	tls      *tls.Config
+	verifier Verifier
+	policy   *policies.Policy
+	windows  Windows
+	log      *slog.Logger
+	limits   Limits
+
+	reporter *reporter
+	counters counters
+	registry *registry
+	clock    clock
+	server   *mqtt.Server
+	started  atomic.Bool
+	ready    chan struct{}
+	addr     net.Addr // after ready
+	failed   chan error
+}
+
+// New checks the configuration. It opens nothing.
+func New(cfg Config) (*Broker, error) {
+	cfg.Limits = cfg.Limits.withDefaults()
+	if err := cfg.check(); err != nil {
+		return nil, fmt.Errorf("configuring broker: %w", err)
+	}
+	b := &Broker{
+		site: cfg.Site, address: cfg.Address, tls: cfg.TLS, verifier: cfg.Verifier, policy: cfg.Policy,
+		windows: cfg.Windows, log: cfg.Log, limits: cfg.Limits,
+		reporter: newReporter(cfg.Log), registry: newRegistry(), ready: make(chan struct{}), failed: make(chan error, 1),
+	}
+	b.server = mqtt.New(&mqtt.Options{
+		Capabilities:             capabilities(),
+		Logger:                   slog.New(redacted{to: b.reporter}),
+		SysTopicResendInterval:   sysInterval,
+		ClientNetWriteBufferSize: 16 << 10,
+	})
+	// One hook: mochi lets in whom any hook lets in (P12).
+	if err := b.server.AddHook(&hook{b: b}, nil); err != nil {
+		return nil, fmt.Errorf("configuring broker: %w", err)
+	}
+	return b, nil
+}
+
+func (cfg *Config) check() error {
+	switch {
+	case !pki.ValidSite(cfg.Site):
+		return fmt.Errorf("%q is no site", cfg.Site)
+	case cfg.Address == "":
+		return errors.New("no address to listen on")
+	case cfg.TLS == nil || cfg.Verifier == nil || cfg.Policy == nil || cfg.Windows == nil || cfg.Log == nil:
+		return errors.New("one of TLS, Verifier, Policy, Windows, Log is missing")
+	case cfg.TLS.MinVersion != tls.VersionTLS13:
+		return errors.New("TLS below 1.3 is allowed")
+	case cfg.TLS.ClientAuth != tls.RequireAndVerifyClientCert || cfg.TLS.ClientCAs == nil || cfg.TLS.VerifyConnection == nil:
+		return errors.New("client certificates are not required and verified")
+	case !cfg.TLS.SessionTicketsDisabled:
+		return errors.New("TLS sessions may be resumed, which would skip the certificates")
+	case cfg.TLS.InsecureSkipVerify:
+		return errors.New("verification is switched off")
+	}
+	return cfg.Limits.check()
+}
+
+// sysInterval is how often mochi stops the world to count its memory for
+// $SYS topics, which nobody may read: about once in 30 years. In seconds.
+const sysInterval = 1_000_000_000
+
+// capabilities are mochi's limits. Several are not enforced by mochi or at the
+// wrong place; those are the framer's and the hook's.
+func capabilities() *mqtt.Capabilities {
+	return &mqtt.Capabilities{
+		MaximumClients:               math.MaxInt64, // ours are in admission, which counts before TLS
+		MaximumMessageExpiryInterval: 60,            // s, of what a subscriber never acknowledges
+		MaximumClientWritesPending:   512,           // allocated for each connection; then deliveries are dropped and counted
+		// Sessions end with their connections. The interval must still be
+		// longer than any teardown: mochi's sweep deletes by identifier, and
+		// would take the successor for the one that expired.
+		MaximumSessionExpiryInterval: 3600,
+		MaximumPacketSize:            maxPacket,
+		ReceiveMaximum:               64,
+		MaximumInflight:              8192,
+		TopicAliasMaximum:            0, // P25
+		MinimumProtocolVersion:       4,
+		MaximumQos:                   1,
+		RetainAvailable:              0,
+		WildcardSubAvailable:         1,
+		SharedSubAvailable:           0,
+		SubIDAvailable:               0,
+		Compatibilities: mqtt.Compatibilities{
+			ObscureNotAuthorized:       true,
+			NoInheritedPropertiesOnAck: true,
+		},
+	}
+}
+
+// Run listens and serves until ctx is done, then closes every session and waits
+// for its goroutines. It may be called once.
+func (b *Broker) Run(ctx context.Context) error {
+	if !b.started.CompareAndSwap(false, true) {
+		return errors.New("running broker: it has run before")
+	}
+	var config net.ListenConfig
+	socket, err := config.Listen(ctx, "tcp", b.address)
+	if err != nil {
+		return fmt.Errorf("running broker: %w", err)
+	}
+	if err := b.server.AddListener(newListener(b, socket)); err != nil {
+		_ = socket.Close()
+		return fmt.Errorf("running broker: %w", err)
+	}
+	if err := b.server.Serve(); err != nil {
+		_ = socket.Close()
+		return fmt.Errorf("running broker: %w", err)
+	}
+	b.addr = socket.Addr()
+	close(b.ready)
+	b.log.Info("broker listens", slog.String("site", b.site), slog.String("address", b.addr.String()))
+	sweep := time.NewTicker(time.Minute)
+	defer sweep.Stop()
+	defer b.server.Close() // always nil
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case now := <-sweep.C:
+			b.registry.sweep(now)
+		case err := <-b.failed:
+			return fmt.Errorf("running broker: %w", err)
+		}
+	}
+}
+
+// Ready is closed when the broker listens.
+func (b *Broker) Ready() <-chan struct{} { return b.ready }
+
+// Addr returns the address listened on, nil before Ready.
+func (b *Broker) Addr() net.Addr {
+	select {
+	case <-b.ready:
+		return b.addr
+	default:
+		return nil
+	}
+}
+
+// Counters returns what was counted since New, by label. The labels are a
+// closed set: refused_* counts ends of connections and refusals by Reason,
+// envelope_* refused messages by envelope.Reason.
+func (b *Broker) Counters() map[string]uint64 {
+	m := b.counters.snapshot()
+	m["deliveries_unacknowledged_dropped"] = uint64(atomic.LoadInt64(&b.server.Info.InflightDropped)) // no hook tells
+	return m
+}
+
+// fail ends Run.
+func (b *Broker) fail(err error) {
+	select {
+	case b.failed <- err:
+	default:
+	}
+}
+
+// refuse counts and logs a refusal that does not end a session.
+func (b *Broker) refuse(level slog.Level, r Reason, attrs ...slog.Attr) {
+	b.counters.refuse(r)
+	b.reporter.report(level, r.String(), "refused", append(attrs, slog.String("reason", r.String()))...)
+}
+
+// closed counts and logs the end of a session.
+func (b *Broker) closed(s *session) {
+	r := s.reason()
+	if s.crashed {
+		r = Panicked
+	}
+	if r != None {
+		b.counters.refuse(r)
+	}
+	if s.sender == "" {
+		return // logged with its error
+	}
+	level := slog.LevelWarn
+	if r == None || r == Draining {
+		level = slog.LevelInfo
+	}
+	b.reporter.report(level, "closed "+r.String()+" "+s.sender, "connection closed", slog.String("reason", r.String()),
+		slog.String("identity", s.sender), slog.String("remote", s.from), slog.Duration("after", time.Since(s.opened)))
+}
+
+// panicked ends a session after a recovered panic. The stack holds addresses
+// and no contents; of the cause only what the runtime itself says is logged.
+func (b *Broker) panicked(s *session, cause any) {
+	text := fmt.Sprintf("%T", cause)
+	if err, ok := cause.(runtime.Error); ok {
+		text = err.Error()
+	}
+	b.log.Error("contained a panic", slog.String("cause", text), slog.String("identity", s.sender),
+		slog.String("remote", s.from), slog.String("stack", string(debug.Stack())))
+	s.end(Panicked)
+}

@@ -1,0 +1,165 @@
+package broker
+
+import (
+	"cmp"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"levee/policies"
+)
+
+// registry holds which session owns which client identifier, and what an
+// identity has spent of its limits, which outlives its sessions.
+//
+// mochi keys sessions by client identifier alone, and two that connect at once
+// may both live, one of them out of every sweep's reach (P9, P10). So a
+// session first claims its identifier, and the claim is granted only when
+// nothing is left of the owner before: mochi never sees two.
+type registry struct {
+	mu       sync.Mutex
+	slots    map[string]*slot    // by client identifier
+	accounts map[string]*account // by sender
+}
+
+// slot is one client identifier. owner is whom mochi knows; newest is the last
+// who asked, and waits for owner to be gone.
+type slot struct {
+	owner, newest *session
+}
+
+func newRegistry() *registry {
+	return &registry{slots: make(map[string]*slot), accounts: make(map[string]*account)}
+}
+
+// claim waits until s owns its client identifier. Whoever claimed it before is
+// ended. A reason other than None refuses s.
+func (r *registry) claim(s *session, timeout time.Duration) Reason {
+	timer := time.NewTimer(timeout)
+	defer timer.Stop()
+	r.mu.Lock()
+	sl := r.slots[s.clientID]
+	if sl == nil {
+		sl = &slot{}
+		r.slots[s.clientID] = sl
+	}
+	before := sl.newest
+	sl.newest = s
+	for {
+		owner := sl.owner
+		switch {
+		case sl.newest != s:
+			r.mu.Unlock()
+			return Superseded
+		case owner == nil:
+			sl.owner = s
+			r.mu.Unlock()
+			return None
+		}
+		r.mu.Unlock()
+		if before != nil {
+			before.end(Superseded)
+		}
+		owner.end(Superseded)
+		select {
+		case <-owner.done:
+		case <-s.ended:
+			return cmp.Or(s.reason(), Superseded)
+		case <-timer.C:
+			return TakeoverTimeout
+		}
+		r.mu.Lock()
+	}
+}
+
+// release gives up what s claimed. Nothing of s may be left with mochi.
+func (r *registry) release(s *session) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	sl := r.slots[s.clientID]
+	if sl == nil {
+		return
+	}
+	if sl.owner == s {
+		sl.owner = nil
+	}
+	if sl.newest == s {
+		sl.newest = nil
+	}
+	if sl.owner == nil && sl.newest == nil {
+		delete(r.slots, s.clientID)
+	}
+}
+
+// account is what one identity has spent. Its sessions share it.
+type account struct {
+	messages, bytes *rate.Limiter
+
+	mu       sync.Mutex
+	sessions int       // that refer to it; held with registry.mu
+	idle     time.Time // since when there are none
+	strikes  int
+	since    time.Time // of the first strike that counts
+}
+
+// keepAccount is how long an account outlives its last session: longer than any
+// bucket takes to fill.
+const keepAccount = 10 * time.Minute
+
+// open returns the account of sender for one more session. Limits of an account
+// that exists are replaced.
+func (r *registry) open(sender string, l policies.Limits, now time.Time) *account {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	bytes := max(l.BytesPerSecond, maxRead)
+	a := r.accounts[sender]
+	if a == nil {
+		a = &account{
+			messages: rate.NewLimiter(rate.Limit(l.MessagesPerSecond), l.Burst),
+			bytes:    rate.NewLimiter(rate.Limit(l.BytesPerSecond), bytes),
+		}
+		r.accounts[sender] = a
+	}
+	a.messages.SetLimitAt(now, rate.Limit(l.MessagesPerSecond))
+	a.messages.SetBurstAt(now, l.Burst)
+	a.bytes.SetLimitAt(now, rate.Limit(l.BytesPerSecond))
+	a.bytes.SetBurstAt(now, bytes)
+	a.sessions++
+	return a
+}
+
+// maxRead is the most that one read of a TLS connection returns (RFC 8446,
+// section 5.1), which a bucket must be able to hold.
+const maxRead = 16 << 10
+
+// leave undoes one open.
+func (r *registry) leave(a *account, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	a.sessions--
+	a.idle = now
+}
+
+// sweep forgets accounts that have been idle for long.
+func (r *registry) sweep(now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for sender, a := range r.accounts {
+		if a.sessions == 0 && now.Sub(a.idle) >= keepAccount {
+			delete(r.accounts, sender)
+		}
+	}
+}
+
+// strike counts one offence and reports whether there were too many within a
+// minute.
+func (a *account) strike(limit int, now time.Time) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if now.Sub(a.since) >= time.Minute {
+		a.since, a.strikes = now, 0
+	}
+	a.strikes++
+	return a.strikes >= limit
+}

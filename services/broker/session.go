@@ -1,0 +1,209 @@
+package broker
+
+import (
+	"crypto/tls"
+	"errors"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	mqtt "github.com/mochi-mqtt/server/v2"
+	"golang.org/x/time/rate"
+
+	"levee/pki"
+	"levee/policies"
+)
+
+// session is one connection, from accept on, and what is known of it. It is the
+// net.Conn that mochi reads and writes, and the only place where the hook looks
+// for whose connection it is: never by client identifier.
+type session struct {
+	out    *outbox
+	tls    *tls.Conn
+	ticket *ticket
+	from   string // remote address, for the log
+
+	// Set before mochi sees the connection.
+	identity pki.Identity
+	sender   string // identity.Sender()
+	rights   *policies.Rights
+	limits   policies.Limits
+	account  *account
+	opened   time.Time
+	patience time.Duration // Limits.ThrottledPerMinute
+
+	// Owned by the reading goroutine.
+	frame    framer
+	refusal  Reason // of the packet after what was passed on
+	crashed  bool   // by a panic that passed through mochi, which closed s on the way
+	clientID string // once CONNECT was accepted
+	held     allowance
+
+	client atomic.Pointer[mqtt.Client] // once CONNECT was read
+
+	once  sync.Once
+	cause Reason        // why it ended; read after ended
+	ended chan struct{} // closed at the end, whoever ends it
+	done  chan struct{} // closed when nothing of it is left
+}
+
+// end ends the session for a reason. Only the first reason counts. It does not
+// wait.
+func (s *session) end(r Reason) {
+	s.blame(r)
+	if cl := s.client.Load(); cl != nil {
+		cl.Stop(r) // closes s; DisconnectClient would first wait for a write (P6)
+		return
+	}
+	_ = s.Close()
+}
+
+// blame notes the reason of an end that is under way.
+func (s *session) blame(r Reason) {
+	s.once.Do(func() {
+		s.cause = r
+		close(s.ended)
+	})
+}
+
+// reason returns why the session ended, None while it lives and for an end
+// that the client chose.
+func (s *session) reason() Reason {
+	select {
+	case <-s.ended:
+		return s.cause
+	default:
+		return None
+	}
+}
+
+// Read passes on what the framer lets through. The refusal of a packet takes
+// effect when everything before it has been read.
+func (s *session) Read(p []byte) (int, error) {
+	if s.refusal != None {
+		s.end(s.refusal)
+		return 0, s.refusal
+	}
+	n, err := s.tls.Read(p)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		if s.clientID == "" {
+			s.end(Silent)
+		}
+		s.end(TimedOut)
+	}
+	if n > 0 && !s.admit(s.account.bytes, n) {
+		return 0, net.ErrClosed
+	}
+	passed, refusal := s.frame.feed(p[:n])
+	if refusal == None {
+		return n, err
+	}
+	s.refusal = refusal
+	if passed == 0 {
+		s.end(refusal)
+		return 0, refusal
+	}
+	return passed, nil
+}
+
+// admit takes n tokens and holds the reader back until they are due: what is
+// not read fills the client's own buffers, and nobody else waits. It reports
+// false, and ends the session, when the client has been held back for too much
+// of a minute.
+func (s *session) admit(bucket *rate.Limiter, n int) bool {
+	now := time.Now()
+	r := bucket.ReserveN(now, n)
+	if !r.OK() {
+		s.end(TooFast)
+		return false
+	}
+	wait := r.DelayFrom(now)
+	if wait == 0 {
+		return true
+	}
+	if !s.held.spend(wait, s.patience, now) {
+		s.end(TooFast)
+		return false
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-s.ended:
+		return false
+	}
+}
+
+// Write sends or queues p; see outbox.
+func (s *session) Write(p []byte) (int, error) { return s.tls.Write(p) }
+
+// Close ends the session.
+func (s *session) Close() error {
+	s.blame(None)
+	return s.tls.Close()
+}
+
+// LocalAddr returns the address connected to.
+func (s *session) LocalAddr() net.Addr { return s.out.LocalAddr() }
+
+// RemoteAddr returns the client's address.
+func (s *session) RemoteAddr() net.Addr { return s.out.RemoteAddr() }
+
+// SetDeadline sets the deadline of reading: mochi means the keep-alive by it,
+// and writes have their own.
+func (s *session) SetDeadline(t time.Time) error { return s.out.SetReadDeadline(t) }
+
+// SetReadDeadline sets the deadline of reading.
+func (s *session) SetReadDeadline(t time.Time) error { return s.out.SetReadDeadline(t) }
+
+// SetWriteDeadline does nothing; see outbox.
+func (s *session) SetWriteDeadline(time.Time) error { return nil }
+
+// ConnectionState returns that of TLS.
+func (s *session) ConnectionState() tls.ConnectionState { return s.tls.ConnectionState() }
+
+// Identity returns whose certificate it is.
+func (s *session) Identity() pki.Identity { return s.identity }
+
+// notAfter returns when the first of the client's certificates ends.
+func (s *session) notAfter() time.Time {
+	var first time.Time
+	for _, cert := range s.tls.ConnectionState().PeerCertificates {
+		if first.IsZero() || cert.NotAfter.Before(first) {
+			first = cert.NotAfter
+		}
+	}
+	return first
+}
+
+// mayUse reports whether the client identifier is one of the session's
+// identity: its own, and for people three more, so that one person may have
+// four sessions.
+func (s *session) mayUse(clientID string) bool {
+	own := s.identity.ClientID()
+	if s.identity.Role.Class() == pki.ClassPerson {
+		return slices.Contains([]string{own, own + "_1", own + "_2", own + "_3"}, clientID)
+	}
+	return clientID == own
+}
+
+// allowance is how long a client may be held back within a minute. The zero
+// value is ready.
+type allowance struct {
+	since time.Time
+	spent time.Duration
+}
+
+func (a *allowance) spend(d, patience time.Duration, now time.Time) bool {
+	if now.Sub(a.since) >= time.Minute {
+		a.since, a.spent = now, 0
+	}
+	a.spent += d
+	return a.spent <= patience
+}
+
+var _ net.Conn = (*session)(nil)
