@@ -1,0 +1,156 @@
+package monitor
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"levee/internal/config"
+	"levee/internal/session"
+	"levee/internal/site"
+	"levee/internal/wire"
+	"levee/pki"
+	"levee/policies"
+	"levee/services/monitor/detect"
+)
+
+// Settings are a monitor's configuration file.
+type Settings struct {
+	site.Settings `yaml:",inline"`
+	// Mode is observe or act.
+	Mode       string     `yaml:"mode"`
+	Thresholds Thresholds `yaml:"thresholds"`
+	// Hold is how long all readings stay low before an incident ends; 15 s if
+	// absent.
+	Hold        time.Duration `yaml:"hold,omitempty"`
+	Controllers []struct {
+		Name    string   `yaml:"name"`
+		Servers []string `yaml:"servers"`
+	} `yaml:"controllers"`
+	// Digest is the interval of digests; a minute if absent.
+	Digest time.Duration `yaml:"digest_interval,omitempty"`
+}
+
+// Thresholds are when to raise an alert. One that is absent is the report's.
+type Thresholds struct {
+	CPUUsage             float64 `yaml:"cpu_usage"`              // percent
+	RAMUsage             float64 `yaml:"ram_usage"`              // percent
+	SYNPacketCount       float64 `yaml:"syn_packet_count"`       // received in 5 s
+	ActiveTCPConnections float64 `yaml:"active_tcp_connections"` // established
+}
+
+// Part is a monitor with its session, as a process runs it.
+type Part struct {
+	monitor *Monitor
+	session *session.Session
+	log     *slog.Logger
+}
+
+// Open reads a monitor's configuration file and everything that it names.
+func Open(file string, log *slog.Logger) (*Part, error) {
+	var settings Settings
+	if err := config.Load(file, &settings); err != nil {
+		return nil, err
+	}
+	bundle, err := site.Open(settings.Settings, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	id := bundle.Identity
+	if id.Role != pki.RoleMonitor {
+		return nil, fmt.Errorf("opening a monitor: the bundle is of a %s", id.Role)
+	}
+	p := &Part{log: log}
+	p.session, err = session.New(session.Config{
+		Bundle: bundle,
+		Filters: []string{wire.Filter(wire.KindCPU, id.Site), wire.Filter(wire.KindRAM, id.Site), wire.Filter(wire.KindNetwork, id.Site),
+			wire.Filter(wire.KindRateLimiting, id.Site), wire.Filter(wire.KindScaling, id.Site)},
+		Handle: p.deliver,
+		Digest: settings.Digest,
+		Log:    log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	c, err := settings.config()
+	if err == nil {
+		c.Site, c.Name, c.Automatic, c.Publisher, c.Log = id.Site, id.Name, automatic(bundle.Policy), p.session, log
+		p.monitor, err = New(c)
+	}
+	if err != nil {
+		p.session.Close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// config returns what the file says of the monitor itself.
+func (s Settings) config() (Config, error) {
+	c := Config{Detect: detect.Config{
+		CPU:         detect.Threshold{Above: s.Thresholds.CPUUsage},
+		RAM:         detect.Threshold{Above: s.Thresholds.RAMUsage},
+		SYN:         detect.Threshold{Above: s.Thresholds.SYNPacketCount},
+		Connections: detect.Threshold{Above: s.Thresholds.ActiveTCPConnections},
+		Hold:        s.Hold,
+	}}
+	switch s.Mode {
+	case "observe", "":
+	case "act":
+		c.Mode = ModeAct
+	default:
+		return c, fmt.Errorf("configuring the monitor: mode %q is neither observe nor act", s.Mode)
+	}
+	for _, x := range s.Controllers {
+		c.Controllers = append(c.Controllers, Controller{Name: x.Name, Servers: x.Servers})
+	}
+	return c, nil
+}
+
+// automatic returns the answers to incidents that policy lists.
+func automatic(p *policies.Policy) []Automatic {
+	var all []Automatic
+	for _, command := range []string{wire.EnableRateLimiting, wire.ScaleUpServers} {
+		if a, ok := p.Automatic(command); ok {
+			all = append(all, Automatic{Command: a.Command, Causes: a.Causes, Parameters: a.Ask,
+				TTL: a.TTL, MaxTTL: a.MaxTTL, CoolDown: a.CoolDown, Renewals: a.Renewals})
+		}
+	}
+	return all
+}
+
+// Close releases what Open opened, for a part that will not run.
+func (p *Part) Close() error { return p.session.Close() }
+
+// Run judges and answers until ctx ends.
+func (p *Part) Run(ctx context.Context) error { return p.session.Around(ctx, p.monitor.Run) }
+
+// deliver hands a checked message to the monitor, which does not block.
+func (p *Part) deliver(d session.Delivery) {
+	var err error
+	switch d.Topic.Kind {
+	case wire.KindCPU:
+		var m wire.CPU
+		if err = wire.Decode(d.Payload, &m); err == nil {
+			p.monitor.ObserveCPU(d.Topic, m, d.Received)
+		}
+	case wire.KindRAM:
+		var m wire.RAM
+		if err = wire.Decode(d.Payload, &m); err == nil {
+			p.monitor.ObserveRAM(d.Topic, m, d.Received)
+		}
+	case wire.KindNetwork:
+		var m wire.Network
+		if err = wire.Decode(d.Payload, &m); err == nil {
+			p.monitor.ObserveNetwork(d.Topic, m, d.Received)
+		}
+	case wire.KindRateLimiting, wire.KindScaling:
+		var m wire.Status
+		if err = wire.Decode(d.Payload, &m); err == nil {
+			p.monitor.ObserveStatus(d.Topic, m)
+		}
+	}
+	if err != nil {
+		p.session.RefuseContent(d)
+	}
+}
