@@ -1,0 +1,149 @@
+package recorder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"levee/internal/config"
+	"levee/internal/records"
+	"levee/internal/session"
+	"levee/internal/site"
+	"levee/internal/translog"
+	"levee/internal/wire"
+	"levee/pki"
+	"levee/services/recorder/segment"
+)
+
+// Part is a recorder with its session, log and segments, as a process runs it.
+type Part struct {
+	session      *session.Session
+	segments     string // their directory
+	transparency translog.Config
+	recorder     *Recorder // made by Run, before the session runs
+	log          *slog.Logger
+}
+
+// Open reads a recorder's configuration file and everything that it names but
+// the log, which Run opens: checking it takes as long as it is large.
+func Open(file string, log *slog.Logger) (*Part, error) {
+	settings, bundle, transparency, err := load(file, log)
+	if err != nil {
+		return nil, err
+	}
+	p := &Part{segments: settings.Segments(), transparency: transparency, log: log}
+	p.session, err = session.New(session.Config{
+		Bundle:  bundle,
+		Filters: filters(bundle.Identity.Site),
+		Handle:  func(d session.Delivery) { p.recorder.Deliver(d) },
+		Log:     log,
+	})
+	return p, err
+}
+
+// filters are everything that is sealed, but acknowledgements and backfill,
+// which this version does not exchange.
+func filters(site string) []string {
+	var all []string
+	for _, k := range []wire.Kind{wire.KindCPU, wire.KindRAM, wire.KindNetwork, wire.KindAlert, wire.KindCommand, wire.KindScaling,
+		wire.KindRateLimiting, wire.KindPresence, wire.KindStatements, wire.KindRevocations, wire.KindDigest} {
+		all = append(all, wire.Filter(k, site))
+	}
+	return all
+}
+
+// Close releases what Open opened, for a part that will not run.
+func (p *Part) Close() error { return p.session.Close() }
+
+// Run keeps messages until ctx ends. The recorder outlives its session, so that
+// everything received is kept.
+func (p *Part) Run(ctx context.Context) (err error) {
+	transparency, err := translog.Open(ctx, p.transparency)
+	if err != nil {
+		return errors.Join(err, p.session.Close())
+	}
+	defer func() { err = errors.Join(err, closeLog(ctx, transparency)) }()
+	segments, err := p.openSegments()
+	if err != nil {
+		return errors.Join(err, p.session.Close())
+	}
+	defer func() { err = errors.Join(err, segments.Close()) }()
+	if p.recorder, err = New(Config{Transparency: transparency, Segments: segments, Log: p.log}); err != nil {
+		return errors.Join(err, p.session.Close())
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	keeping, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	var (
+		running sync.WaitGroup
+		failure error
+	)
+	running.Go(func() {
+		defer cancel() // what cannot be kept must not be received either
+		failure = p.recorder.Run(keeping)
+	})
+	err = p.session.Run(ctx)
+	stop()
+	running.Wait()
+	return errors.Join(err, failure)
+}
+
+// load reads the configuration file and what it names.
+func load(file string, log *slog.Logger) (settings records.Settings, bundle *site.Bundle, c translog.Config, err error) {
+	if err = config.Load(file, &settings); err != nil {
+		return settings, nil, c, err
+	}
+	if bundle, err = site.Open(settings.Settings, time.Now()); err != nil {
+		return settings, nil, c, err
+	}
+	if role := bundle.Identity.Role; role != pki.RoleRecorder {
+		return settings, nil, c, fmt.Errorf("opening a recorder: the bundle is of a %s", role)
+	}
+	key, err := translog.ReadKey(settings.LogKey())
+	if err != nil {
+		return settings, nil, c, err
+	}
+	if key.VKey() != bundle.Document.LogKey {
+		return settings, nil, c, errors.New("opening a recorder: its log key is not the one that the site document names")
+	}
+	return settings, bundle, translog.Config{Dir: settings.Log(), Watermark: string(settings.Watermark),
+		Origin: key.Origin(), Key: key, Log: log}, nil
+}
+
+func (p *Part) openSegments() (*segment.Writer, error) {
+	if err := os.MkdirAll(p.segments, 0o700); err != nil {
+		return nil, err
+	}
+	return segment.OpenWriter(segment.Config{Dir: p.segments, Log: p.log})
+}
+
+// ErrCreated says that the log, or something in its place, is there already.
+var ErrCreated = translog.ErrExists
+
+// Create creates the log that a recorder's configuration file names, once.
+func Create(file string, log *slog.Logger) error {
+	_, _, c, err := load(file, log)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(c.Watermark), 0o700); err != nil {
+		return err
+	}
+	return translog.Create(c)
+}
+
+// closeTimeout bounds what closing the log may take: what waits is written and
+// a last checkpoint is signed.
+const closeTimeout = 10 * time.Second
+
+func closeLog(ctx context.Context, l *translog.Log) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+	defer cancel()
+	return l.Close(ctx)
+}
