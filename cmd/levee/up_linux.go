@@ -1,0 +1,181 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"levee/internal/config"
+	"levee/internal/daemon"
+	"levee/internal/durable"
+	"levee/internal/provision"
+	"levee/internal/site"
+	"levee/internal/stack"
+	"levee/internal/watch"
+	"levee/pki"
+)
+
+// upSession is the operator's session that `levee up` itself watches with; 0
+// to 2 are left for people's terminals.
+const upSession = 3
+
+func platformCommands() []*cobra.Command { return []*cobra.Command{upCommand()} }
+
+// evaluation returns the inventory that `levee up` starts with.
+func evaluation(broker, balancer string) provision.Inventory {
+	return provision.Inventory{
+		TrustDomain: "levee.internal",
+		Evaluation:  true,
+		Sites: []provision.Site{{
+			Name:        "local",
+			Networks:    []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
+			Brokers:     []provision.Broker{{Name: "broker-1", Listen: broker, Address: broker}},
+			Sensors:     []provision.Sensor{{Name: "server-1"}},
+			Monitors:    []provision.Monitor{{Name: "monitor-1", Act: true}},
+			Controllers: []provision.Controller{{Name: "balancer-1", Pools: []provision.Pool{{Server: "server-1", Listen: balancer}}}},
+			Recorder:    "recorder-1",
+			People:      []provision.Person{{Role: pki.RoleOperator, Name: "operator-1"}},
+		}},
+	}
+}
+
+func upCommand() *cobra.Command {
+	var (
+		dir, broker, balancer string
+		quiet                 bool
+	)
+	cmd := &cobra.Command{
+		Use:   "up",
+		Short: "run the whole stack on this machine, for evaluation",
+		Long: `Run the whole stack on this machine: real mTLS on loopback, one process, one
+state directory. The first start makes everything for one site; later ones use
+what is there. Ctrl-C drains.
+
+The root is unsealed and lasts seven days: production refuses it.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return up(cmd.Context(), dir, evaluation(broker, balancer), quiet, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	cmd.Flags().StringVar(&dir, "dir", defaultDir, "state `directory`")
+	cmd.Flags().StringVar(&broker, "broker", "127.0.0.1:8883", "`address:port` of the broker, at the first start")
+	cmd.Flags().StringVar(&balancer, "balancer", "127.0.0.1:8080", "`address:port` of the load balancer, at the first start")
+	cmd.Flags().BoolVar(&quiet, "quiet", false, "do not show live messages")
+	return cmd
+}
+
+func up(ctx context.Context, dir string, first provision.Inventory, quiet bool, stdout, stderr io.Writer) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	unlock, err := lockDir(dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	inv, err := inventoryOf(dir, first)
+	if err != nil {
+		return err
+	}
+	logFile, err := os.OpenFile(filepath.Join(dir, "levee.log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	defer logFile.Close()
+	log := slog.New(slog.NewMultiHandler(slog.NewJSONHandler(logFile, nil), daemon.NewQuietLog(stderr).Handler()))
+	ids, err := stack.Prepare(dir, inv, time.Now(), log)
+	if err != nil {
+		return err
+	}
+	parts, err := stack.Open(dir, ids, log)
+	if err != nil {
+		return err
+	}
+	announce(stdout, dir, inv)
+	if quiet {
+		return parts.Run(ctx)
+	}
+	return runWatched(ctx, parts, dir, ids, stdout, stderr)
+}
+
+// runWatched runs the parts and an operator's session beside them, which sees
+// what any operator on another machine would see.
+func runWatched(ctx context.Context, parts *stack.Stack, dir string, ids []pki.Identity, stdout, stderr io.Writer) error {
+	viewer := watch.New(stdout, false)
+	var watching sync.WaitGroup
+	watchCtx, stop := context.WithCancel(ctx)
+	defer stop()
+	for _, id := range ids {
+		if id.Role != pki.RoleOperator {
+			continue
+		}
+		bundle := provision.Layout{Dir: dir}.Bundle(id)
+		b, err := site.Open(site.Settings{Bundle: config.Path(bundle), State: config.Path(filepath.Join(bundle, "state")), Evaluation: true}, time.Now())
+		if err != nil {
+			return err
+		}
+		s, err := watchSession(b, upSession, viewer, stderr)
+		if err != nil {
+			return err
+		}
+		watching.Go(func() {
+			if err := s.Run(watchCtx); err != nil {
+				fmt.Fprintf(stderr, "levee: watching: %v\n", err)
+			}
+		})
+		break
+	}
+	err := parts.Run(ctx)
+	stop()
+	watching.Wait()
+	return err
+}
+
+// inventoryOf reads the inventory of dir, and writes first there if it has none.
+func inventoryOf(dir string, first provision.Inventory) (provision.Inventory, error) {
+	path := filepath.Join(dir, provision.FileInventory)
+	var inv provision.Inventory
+	err := config.Load(path, &inv)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return inv, err
+	}
+	b, err := config.Encode(first)
+	if err != nil {
+		return inv, err
+	}
+	return first, durable.WriteFile(path, b, 0o600)
+}
+
+func announce(out io.Writer, dir string, inv provision.Inventory) {
+	s := inv.Sites[0]
+	fmt.Fprintf(out, `levee is up: site %s, state in %s (evaluation: unsealed root, seven days)
+
+  broker        %s   MQTT 3.1.1 over mTLS
+  balancer      http://%s/   pool of %s
+  sensor        this machine's counters, every 5 s
+  monitor       thresholds in %s
+  recorder      log and segments in %s
+  logs          %s
+
+next, in a second terminal:
+  levee watch                 the messages, each with what vouches for it
+  levee drill flood           a bounded flood, so that the chain acts
+  curl -i http://%s/    429 during the flood, 200 after it
+  levee audit verify          check the log and the segments
+
+Ctrl-C drains and stops.
+
+`, s.Name, dir, s.Brokers[0].Address, s.Controllers[0].Pools[0].Listen, s.Controllers[0].Pools[0].Server,
+		filepath.Join(dir, "bundles", s.Name, "monitor", s.Monitors[0].Name, "levee-monitor.yaml"),
+		filepath.Join(dir, "state", s.Name, "recorder", s.Recorder), filepath.Join(dir, "levee.log"), s.Controllers[0].Pools[0].Listen)
+}

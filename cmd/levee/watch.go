@@ -1,0 +1,139 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"levee/internal/config"
+	"levee/internal/daemon"
+	"levee/internal/session"
+	"levee/internal/site"
+	"levee/internal/watch"
+	"levee/pki"
+)
+
+// bundleFlags choose the person whose bundle a command uses.
+type bundleFlags struct {
+	dir, bundle string
+	session     int
+}
+
+func (f *bundleFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.dir, "dir", defaultDir, "state `directory` of levee up, to find the operator's bundle in")
+	cmd.Flags().StringVar(&f.bundle, "bundle", "", "a person's bundle `directory`, in place of the one in --dir")
+	cmd.Flags().IntVar(&f.session, "session", 0, "which of your four sessions this is, `0` to 3; a second one with the same number ends the first")
+}
+
+// open opens the chosen bundle, or the only operator's of --dir.
+func (f *bundleFlags) open(now time.Time) (*site.Bundle, error) {
+	dir := f.bundle
+	if dir == "" {
+		found, err := filepath.Glob(filepath.Join(f.dir, "bundles", "*", "operator", "*"))
+		if err != nil {
+			return nil, err
+		}
+		switch len(found) {
+		case 0:
+			return nil, fmt.Errorf("no operator's bundle below %s; start `levee up` there first, or give --bundle or --dir", f.dir)
+		case 1:
+			dir = found[0]
+		default:
+			return nil, fmt.Errorf("%d operators' bundles below %s; choose one with --bundle", len(found), f.dir)
+		}
+	}
+	// A person's tool accepts an evaluation root: it acts on nothing, and the
+	// root is the one in the person's own bundle.
+	return site.Open(site.Settings{Bundle: config.Path(dir), State: config.Path(filepath.Join(dir, "state")), Evaluation: true}, now)
+}
+
+func watchCommand() *cobra.Command {
+	var (
+		flags  bundleFlags
+		asJSON bool
+		count  int
+	)
+	cmd := &cobra.Command{
+		Use:   "watch",
+		Short: "show live messages with what vouches for each",
+		Long: `Show live messages with what vouches for each:
+
+  verified      signed by its sender, checked from the root
+  unconfirmed   a reading, until its sender's signed digest covers it
+  confirmed     a digest that matches every message it covers, byte for byte
+  incomplete    a digest over messages that were not all seen here
+  contradicted  a digest that does not match: alarm
+  unverified    a public message: anybody's text
+  refused       a message that failed a check, and which`,
+		Example: "  levee watch\n  levee watch --json | jq 'select(.kind==\"alerts\")'",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			bundle, err := flags.open(time.Now())
+			if err != nil {
+				return err
+			}
+			ctx, cancel := context.WithCancel(cmd.Context())
+			defer cancel()
+			viewer := watch.New(&counted{Writer: cmd.OutOrStdout(), left: count, done: cancel}, asJSON)
+			s, err := watchSession(bundle, flags.session, viewer, cmd.ErrOrStderr())
+			if err != nil {
+				return err
+			}
+			if err := s.Run(ctx); err != nil {
+				return err
+			}
+			if err := viewer.Err(); err != nil && !errors.Is(err, errEnough) {
+				return fmt.Errorf("writing: %w", err)
+			}
+			return nil
+		},
+	}
+	flags.add(cmd)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "one JSON object a line")
+	cmd.Flags().IntVar(&count, "count", 0, "stop after so many lines; 0 means never")
+	return cmd
+}
+
+// watchSession opens a session that shows everything its role may read.
+func watchSession(b *site.Bundle, instance int, viewer *watch.Viewer, stderr io.Writer) (*session.Session, error) {
+	if b.Identity.Role.Class() != pki.ClassPerson {
+		return nil, fmt.Errorf("%s is a machine; watch is for people, whose messages change nothing", b.Identity.Sender())
+	}
+	return session.New(session.Config{
+		Bundle:   b,
+		Filters:  b.Policy.Rights(b.Identity).Subscriptions(),
+		Handle:   viewer.Deliver,
+		Refused:  viewer.Refuse,
+		Instance: instance,
+		Log:      daemon.NewQuietLog(stderr),
+	})
+}
+
+var errEnough = errors.New("enough lines")
+
+// counted ends the command after so many lines.
+type counted struct {
+	io.Writer
+	left int
+	done func()
+}
+
+func (c *counted) Write(b []byte) (int, error) {
+	n, err := c.Writer.Write(b)
+	if err != nil {
+		c.done()
+		return n, err
+	}
+	if c.left > 0 {
+		if c.left--; c.left == 0 {
+			c.done()
+			return n, errEnough
+		}
+	}
+	return n, nil
+}

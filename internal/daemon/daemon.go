@@ -1,0 +1,102 @@
+// Package daemon is the shell of every part's main: flags, log, signals, exit
+// code.
+//
+// It guarantees that a part stops by its context and not by the process: on
+// SIGINT or SIGTERM the context ends, and the part drains; a second signal
+// kills. It does not know any part.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/lmittmann/tint"
+	"golang.org/x/term"
+)
+
+// Exit codes of every command.
+const (
+	ExitOK      = 0
+	ExitFailure = 1
+	ExitUsage   = 2
+)
+
+// Part runs until its context ends, and returns when it has stopped whole.
+type Part interface {
+	Run(ctx context.Context) error
+}
+
+// Main runs the part called name and returns the exit code. open builds the
+// part from its configuration file; it may open files and listeners but starts
+// nothing.
+func Main[P Part](name string, args []string, stderr *os.File, open func(configFile string, log *slog.Logger) (P, error)) int {
+	flags := flag.NewFlagSet(name, flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	config := flags.String("config", "", "the configuration `FILE` (YAML)")
+	check := flags.Bool("check", false, "read the configuration and everything that it names, then exit")
+	if err := flags.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return ExitOK
+		}
+		return ExitUsage
+	}
+	if *config == "" || flags.NArg() != 0 {
+		fmt.Fprintf(stderr, "usage: %s --config FILE [--check]\n", name)
+		return ExitUsage
+	}
+	log := NewLog(stderr, slog.LevelInfo)
+	part, err := open(*config, log)
+	if err != nil {
+		log.Error("not started", slog.Any("error", err))
+		return ExitFailure
+	}
+	if *check {
+		if c, ok := any(part).(io.Closer); ok {
+			if err := c.Close(); err != nil {
+				log.Error("closing", slog.Any("error", err))
+				return ExitFailure
+			}
+		}
+		log.Info("configuration is good", slog.String("file", *config))
+		return ExitOK
+	}
+	ctx, stop := Signals(context.Background())
+	defer stop()
+	if err := part.Run(ctx); err != nil {
+		log.Error("stopped", slog.Any("error", err))
+		return ExitFailure
+	}
+	log.Info("stopped")
+	return ExitOK
+}
+
+// Signals returns a context that ends at the first SIGINT or SIGTERM. From then
+// on the signals have their usual effect: a second one kills.
+func Signals(parent context.Context) (context.Context, context.CancelFunc) {
+	ctx, stop := signal.NotifyContext(parent, os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	return ctx, stop
+}
+
+// NewLog returns a logger for people on a terminal, and of JSON lines for
+// everything else.
+func NewLog(w *os.File, level slog.Level) *slog.Logger {
+	if term.IsTerminal(int(w.Fd())) {
+		return slog.New(tint.NewHandler(w, &tint.Options{Level: level, TimeFormat: time.TimeOnly, NoColor: os.Getenv("NO_COLOR") != ""}))
+	}
+	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level}))
+}
+
+// NewQuietLog returns a logger for a person's command, whose own output is what
+// they asked for: only warnings and errors show.
+func NewQuietLog(w io.Writer) *slog.Logger {
+	return slog.New(tint.NewHandler(w, &tint.Options{Level: slog.LevelWarn, TimeFormat: time.TimeOnly, NoColor: true}))
+}

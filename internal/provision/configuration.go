@@ -1,0 +1,118 @@
+package provision
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"embed"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"text/template"
+
+	"golang.org/x/mod/sumdb/note"
+
+	"levee/pki"
+	"levee/pki/ca"
+)
+
+//go:embed templates/*.yaml
+var templates embed.FS
+
+// configuration returns the configuration file of a part, nil for people, who
+// have none.
+func (l Layout) configuration(inv Inventory, s Site, id pki.Identity) ([]byte, error) {
+	if id.Role.Class() == pki.ClassPerson {
+		return nil, nil
+	}
+	t, err := template.ParseFS(templates, "templates/common.yaml", "templates/"+string(id.Role)+".yaml")
+	if err != nil {
+		return nil, fmt.Errorf("writing configuration: %w", err)
+	}
+	bundle := l.Bundle(id)
+	relative := func(path string) (string, error) {
+		rel, err := filepath.Rel(bundle, path)
+		return filepath.ToSlash(rel), err
+	}
+	state, err := relative(l.State(id))
+	if err != nil {
+		return nil, err
+	}
+	watermark, err := relative(l.Watermark(id))
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	err = t.ExecuteTemplate(&b, string(id.Role)+".yaml", map[string]any{
+		"Identity": id, "State": state, "Watermark": watermark, "Evaluation": inv.Evaluation, "Site": s,
+		"Broker": s.broker(id.Name), "Monitor": s.monitor(id.Name), "Pools": s.pools(id.Name), "Origin": logOrigin(id),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("writing configuration: %w", err)
+	}
+	return b.Bytes(), nil
+}
+
+func (s Site) broker(name string) (found Broker) {
+	for _, b := range s.Brokers {
+		if b.Name == name {
+			return b
+		}
+	}
+	return found
+}
+
+func (s Site) monitor(name string) (found Monitor) {
+	for _, m := range s.Monitors {
+		if m.Name == name {
+			return m
+		}
+	}
+	return found
+}
+
+func (s Site) pools(controller string) []Pool {
+	for _, c := range s.Controllers {
+		if c.Name == controller {
+			return c.Pools
+		}
+	}
+	return nil
+}
+
+// brokerNames returns what a broker's certificate says beside its site's host:
+// the address that others dial.
+func (s Site) brokerNames(name string) (names ca.Names) {
+	host, _, err := net.SplitHostPort(s.broker(name).Address)
+	if err != nil { // Check has seen it
+		return names
+	}
+	if ip, err := netip.ParseAddr(host); err == nil {
+		names.IPs = []netip.Addr{ip}
+	} else {
+		names.DNS = []string{host}
+	}
+	return names
+}
+
+// verifierKey returns the public half of a log's signing key (C2SP
+// signed-note). The library makes both at once and derives neither.
+func verifierKey(signing string) (string, error) {
+	s, err := note.NewSigner(signing)
+	if err != nil {
+		return "", errors.New("reading the log key: not the signing key of a note")
+	}
+	parts := strings.SplitN(signing, "+", 5) // PRIVATE+KEY+name+hash+key
+	key, err := base64.StdEncoding.DecodeString(parts[4])
+	if err != nil || len(key) != 1+ed25519.SeedSize {
+		return "", errors.New("reading the log key: not an Ed25519 key")
+	}
+	public, ok := ed25519.NewKeyFromSeed(key[1:]).Public().(ed25519.PublicKey)
+	if !ok {
+		return "", errors.New("reading the log key: not an Ed25519 key")
+	}
+	return note.NewEd25519VerifierKey(s.Name(), public)
+}

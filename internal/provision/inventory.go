@@ -1,0 +1,170 @@
+package provision
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"levee/pki"
+)
+
+// Inventory is what a deployer writes: the sites, their components and their
+// people. Everything else is made from it.
+type Inventory struct {
+	TrustDomain string `yaml:"trust_domain"`
+	// Evaluation marks the root as made for evaluation: unsealed, seven days,
+	// refused by production configurations.
+	Evaluation bool   `yaml:"evaluation,omitempty"`
+	Sites      []Site `yaml:"sites"`
+}
+
+// Site is one bank location.
+type Site struct {
+	Name string `yaml:"name"`
+	// Networks are the address ranges that the certificates of the site's
+	// servers may name; nothing else can be issued.
+	Networks    []netip.Prefix `yaml:"networks"`
+	Brokers     []Broker       `yaml:"brokers"`
+	Sensors     []Sensor       `yaml:"sensors"`
+	Monitors    []Monitor      `yaml:"monitors"`
+	Controllers []Controller   `yaml:"controllers"`
+	Recorder    string         `yaml:"recorder"` // the name of the site's one recorder
+	People      []Person       `yaml:"people"`
+}
+
+// Broker is one broker.
+type Broker struct {
+	Name    string `yaml:"name"`
+	Listen  string `yaml:"listen"`  // host:port to bind
+	Address string `yaml:"address"` // host:port that others dial
+}
+
+// Sensor is one watched server.
+type Sensor struct {
+	Name string `yaml:"name"`
+}
+
+// Monitor is one monitor. Act lets it give the commands that policy lists as
+// automatic; otherwise it observes.
+type Monitor struct {
+	Name string `yaml:"name"`
+	Act  bool   `yaml:"act,omitempty"`
+}
+
+// Controller is one controller with the embedded load balancer.
+type Controller struct {
+	Name  string `yaml:"name"`
+	Pools []Pool `yaml:"pools"`
+}
+
+// Pool is the pool of one server's backends.
+type Pool struct {
+	Server string `yaml:"server"` // the sensor's name
+	Listen string `yaml:"listen"` // host:port of the balancer
+}
+
+// Person is one person.
+type Person struct {
+	Role pki.Role `yaml:"role"`
+	Name string   `yaml:"name"`
+}
+
+// Check reports the first thing in the inventory that cannot be made.
+func (inv Inventory) Check() error {
+	if !pki.ValidTrustDomain(inv.TrustDomain) {
+		return fmt.Errorf("inventory: %q is no trust domain", inv.TrustDomain)
+	}
+	if len(inv.Sites) == 0 {
+		return errors.New("inventory: it has no site")
+	}
+	seen := make(map[string]bool)
+	for _, s := range inv.Sites {
+		if seen[s.Name] {
+			return fmt.Errorf("inventory: site %q stands twice", s.Name)
+		}
+		seen[s.Name] = true
+		if err := s.check(); err != nil {
+			return fmt.Errorf("inventory: site %q: %w", s.Name, err)
+		}
+	}
+	return nil
+}
+
+func (s Site) check() error {
+	if !pki.ValidSite(s.Name) {
+		return errors.New("not a site's name: 1 to 24 of a-z, 0-9 and -, and neither public nor ops")
+	}
+	if len(s.Brokers) == 0 {
+		return errors.New("it has no broker")
+	}
+	sensors := make(map[string]bool)
+	seen := make(map[string]bool)
+	for _, id := range s.identities("x") {
+		if !pki.ValidName(id.Name) || id.Role.Class() == pki.ClassNone {
+			return fmt.Errorf("%s %q: not a name of 1 to 24 of a-z, 0-9 and -, or no role", id.Role, id.Name)
+		}
+		if seen[id.Sender()] {
+			return fmt.Errorf("%s %q stands twice", id.Role, id.Name)
+		}
+		seen[id.Sender()] = true
+		if id.Role == pki.RoleSensor {
+			sensors[id.Name] = true
+		}
+	}
+	for _, b := range s.Brokers {
+		for _, address := range []string{b.Listen, b.Address} {
+			if _, _, err := net.SplitHostPort(address); err != nil {
+				return fmt.Errorf("broker %q: %q is not host:port", b.Name, address)
+			}
+		}
+	}
+	for _, p := range s.People {
+		if p.Role.Class() != pki.ClassPerson {
+			return fmt.Errorf("person %q: %q is not a person's role", p.Name, p.Role)
+		}
+	}
+	served := make(map[string]bool)
+	for _, c := range s.Controllers {
+		for _, pool := range c.Pools {
+			switch {
+			case !sensors[pool.Server]:
+				return fmt.Errorf("controller %q: pool of %q, which is no sensor of the site", c.Name, pool.Server)
+			case served[pool.Server]:
+				return fmt.Errorf("controller %q: the pool of %q has a controller already", c.Name, pool.Server)
+			}
+			served[pool.Server] = true
+			if _, _, err := net.SplitHostPort(pool.Listen); err != nil {
+				return fmt.Errorf("controller %q: %q is not host:port", c.Name, pool.Listen)
+			}
+		}
+	}
+	return nil
+}
+
+// identities returns every identity of the site below trustDomain.
+func (s Site) identities(trustDomain string) []pki.Identity {
+	var ids []pki.Identity
+	add := func(role pki.Role, name string) {
+		ids = append(ids, pki.Identity{TrustDomain: trustDomain, Site: s.Name, Role: role, Name: name})
+	}
+	for _, c := range s.Brokers {
+		add(pki.RoleBroker, c.Name)
+	}
+	for _, c := range s.Sensors {
+		add(pki.RoleSensor, c.Name)
+	}
+	for _, c := range s.Monitors {
+		add(pki.RoleMonitor, c.Name)
+	}
+	for _, c := range s.Controllers {
+		add(pki.RoleController, c.Name)
+	}
+	if s.Recorder != "" {
+		add(pki.RoleRecorder, s.Recorder)
+	}
+	for _, p := range s.People {
+		add(p.Role, p.Name)
+	}
+	return ids
+}

@@ -1,0 +1,38 @@
+package provision
+
+import (
+	"path/filepath"
+
+	"levee/pki"
+)
+
+// Layout is where provisioning puts what it makes, below one directory.
+type Layout struct{ Dir string }
+
+// Authority is the deployer's own directory: root, issuing authorities, site
+// keys. No part reads it, and in production it does not lie on a machine that
+// runs one.
+func (l Layout) Authority() string { return filepath.Join(l.Dir, "authority") }
+
+func (l Layout) site(name string) string { return filepath.Join(l.Authority(), name) }
+
+// Bundle is what one component is given.
+func (l Layout) Bundle(id pki.Identity) string {
+	return filepath.Join(l.Dir, "bundles", id.Site, string(id.Role), id.Name)
+}
+
+// Config is the configuration file inside a component's bundle.
+func (l Layout) Config(id pki.Identity) string {
+	return filepath.Join(l.Bundle(id), "levee-"+string(id.Role)+".yaml")
+}
+
+// State is where the component keeps what it must remember.
+func (l Layout) State(id pki.Identity) string {
+	return filepath.Join(l.Dir, "state", id.Site, string(id.Role), id.Name)
+}
+
+// Watermark is where the recorder notes its log's last checkpoint: away from
+// the log, so that restoring one does not restore the other.
+func (l Layout) Watermark(id pki.Identity) string {
+	return filepath.Join(l.Dir, "watermarks", id.Site, id.Name)
+}

@@ -1,0 +1,189 @@
+// Package stack runs all parts of one site on one machine, for `levee up`.
+//
+// It guarantees that the parts meet only over TCP: each is opened from its own
+// configuration file with its own bundle, as its daemon would be, and shares
+// no memory, channel or key with another. It starts them in the order in which
+// they need each other and stops them in reverse, each after it has sent what
+// it had to send.
+package stack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"levee/internal/daemon"
+	"levee/internal/durable"
+	"levee/internal/provision"
+	"levee/internal/site"
+	"levee/pki"
+	"levee/services/broker"
+	"levee/services/controller/embedded"
+	"levee/services/monitor"
+	"levee/services/recorder"
+	"levee/services/sensor"
+)
+
+// Stack is the parts of one site, opened and not yet running.
+type Stack struct {
+	parts []part
+}
+
+type part struct {
+	id pki.Identity
+	daemon.Part
+}
+
+// order is how the parts need each other: whoever publishes wants a broker,
+// and whoever acts wants a record of it.
+var order = []pki.Role{pki.RoleBroker, pki.RoleRecorder, pki.RoleController, pki.RoleMonitor, pki.RoleSensor}
+
+// Prepare makes what dir lacks for the inventory: bundles, the log, and state
+// directories. It is idempotent. It returns the identities of all bundles.
+func Prepare(dir string, inv provision.Inventory, now time.Time, log *slog.Logger) ([]pki.Identity, error) {
+	ids, err := provision.Apply(dir, inv, now)
+	if err != nil {
+		return nil, err
+	}
+	layout := provision.Layout{Dir: dir}
+	for _, id := range ids {
+		if id.Role.Class() != pki.ClassMachine {
+			continue
+		}
+		if err := site.NewState(layout.State(id)); err != nil {
+			return nil, err
+		}
+		if id.Role == pki.RoleRecorder {
+			if err := createLog(layout, id, log); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return ids, nil
+}
+
+// createLog creates the site's log, once. The note that it was created lies
+// with the deployer: a log that is gone although it was created once must not
+// be replaced by an empty one that nobody asked for.
+func createLog(layout provision.Layout, id pki.Identity, log *slog.Logger) error {
+	note := filepath.Join(layout.Authority(), id.Site, "log-created")
+	if _, err := os.Lstat(note); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := recorder.Create(layout.Config(id), log); err != nil && !errors.Is(err, recorder.ErrCreated) {
+		return err
+	}
+	return durable.WriteFile(note, []byte(id.Sender()+"\n"), 0o600)
+}
+
+// Open opens every part of the identities from its configuration file below
+// dir. log is told which part speaks.
+func Open(dir string, ids []pki.Identity, log *slog.Logger) (*Stack, error) {
+	layout := provision.Layout{Dir: dir}
+	s := new(Stack)
+	for _, role := range order {
+		for _, id := range ids {
+			if id.Role != role {
+				continue
+			}
+			p, err := open(id.Role, layout.Config(id), log.With(slog.String("part", id.Sender())))
+			if err != nil {
+				return nil, fmt.Errorf("opening %s: %w", id.Sender(), errors.Join(err, s.close()))
+			}
+			s.parts = append(s.parts, part{id: id, Part: p})
+		}
+	}
+	return s, nil
+}
+
+func open(role pki.Role, config string, log *slog.Logger) (daemon.Part, error) {
+	switch role {
+	case pki.RoleBroker:
+		return as(broker.Open(config, log))
+	case pki.RoleRecorder:
+		return as(recorder.Open(config, log))
+	case pki.RoleController:
+		return as(embedded.Open(config, log))
+	case pki.RoleMonitor:
+		return as(monitor.Open(config, log))
+	case pki.RoleSensor:
+		return as(sensor.Open(config, log))
+	default:
+		return nil, fmt.Errorf("no part for role %q", role)
+	}
+}
+
+// as keeps a nil part from hiding in an interface.
+func as[P daemon.Part](p P, err error) (daemon.Part, error) {
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// close releases parts that will not run.
+func (s *Stack) close() error {
+	var errs []error
+	for _, p := range s.parts {
+		if c, ok := p.Part.(interface{ Close() error }); ok {
+			errs = append(errs, c.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Run runs the parts until ctx ends or one of them stops by itself, and
+// returns when all have stopped. A part is a failure domain in production;
+// here one machine evaluates the whole, so the first failure ends it.
+func (s *Stack) Run(ctx context.Context) error {
+	type ended struct {
+		index int
+		err   error
+	}
+	var (
+		cancels = make([]context.CancelFunc, len(s.parts))
+		done    = make([]chan struct{}, len(s.parts))
+		ends    = make(chan ended, len(s.parts))
+		failure error
+	)
+	for i, p := range s.parts {
+		own, cancel := context.WithCancel(context.WithoutCancel(ctx))
+		cancels[i], done[i] = cancel, make(chan struct{})
+		go func() {
+			defer close(done[i])
+			ends <- ended{i, p.Run(own)}
+		}()
+		// Others would find no broker and wait out a back-off.
+		if listener, ok := p.Part.(interface{ Ready() <-chan struct{} }); ok {
+			select {
+			case <-listener.Ready():
+			case <-done[i]:
+			case <-ctx.Done():
+			}
+		}
+	}
+	select {
+	case <-ctx.Done():
+	case e := <-ends:
+		failure = fmt.Errorf("%s stopped by itself", s.parts[e.index].id.Sender())
+		if e.err != nil {
+			failure = fmt.Errorf("%s: %w", s.parts[e.index].id.Sender(), e.err)
+		}
+		ends <- ended{index: e.index}
+	}
+	for i := len(s.parts) - 1; i >= 0; i-- {
+		cancels[i]()
+		<-done[i]
+	}
+	for range s.parts {
+		if e := <-ends; e.err != nil {
+			failure = errors.Join(failure, fmt.Errorf("%s: %w", s.parts[e.index].id.Sender(), e.err))
+		}
+	}
+	return failure
+}
