@@ -1,0 +1,262 @@
+// Package e2e runs levee's binaries as separate processes over real sockets.
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"levee/internal/provision"
+	"levee/internal/stack"
+	"levee/internal/watch"
+	"levee/pki"
+)
+
+// bin is where TestMain puts the binaries.
+var bin string
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "levee-e2e-*")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	build := exec.Command("go", "build", "-o", dir+string(filepath.Separator), "levee/cmd/...")
+	build.Stdout, build.Stderr = os.Stderr, os.Stderr
+	if err := build.Run(); err != nil {
+		fmt.Fprintln(os.Stderr, "building the binaries:", err)
+		return 1
+	}
+	bin = dir
+	return m.Run()
+}
+
+// bank is one site on this machine, provisioned and not running.
+type bank struct {
+	dir      string
+	layout   provision.Layout
+	ids      map[pki.Role]pki.Identity
+	broker   string // address
+	balancer string // address
+}
+
+// newBank provisions a site with one part of each role, short intervals, and
+// free ports.
+func newBank(t *testing.T) *bank {
+	t.Helper()
+	dir := t.TempDir()
+	b := &bank{dir: dir, layout: provision.Layout{Dir: dir}, ids: make(map[pki.Role]pki.Identity), broker: freePort(t), balancer: freePort(t)}
+	inv := provision.Inventory{
+		TrustDomain: "bank.example", Evaluation: true,
+		Sites: []provision.Site{{
+			Name: "melb", Networks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
+			Brokers:     []provision.Broker{{Name: "broker-1", Listen: b.broker, Address: b.broker}},
+			Sensors:     []provision.Sensor{{Name: "web-1"}},
+			Monitors:    []provision.Monitor{{Name: "mon-1", Act: true}},
+			Controllers: []provision.Controller{{Name: "lb-1", Pools: []provision.Pool{{Server: "web-1", Listen: b.balancer}}}},
+			Recorder:    "rec-1",
+			People:      []provision.Person{{Role: pki.RoleOperator, Name: "alice"}, {Role: pki.RoleViewer, Name: "vera"}},
+		}},
+	}
+	ids, err := stack.Prepare(dir, inv, time.Now(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range ids {
+		b.ids[id.Role] = id
+	}
+	b.configure(t, pki.RoleSensor, "interval: 5s", "interval: 1s\ndigest_interval: 3s")
+	b.configure(t, pki.RoleMonitor, "mode: act", "mode: act\nhold: 2s\ndigest_interval: 3s")
+	return b
+}
+
+// configure edits a part's configuration file.
+func (b *bank) configure(t *testing.T, role pki.Role, old, new string) {
+	t.Helper()
+	path := b.layout.Config(b.ids[role])
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(text), old) {
+		t.Fatalf("%s does not hold %q", path, old)
+	}
+	if err := os.WriteFile(path, []byte(strings.Replace(string(text), old, new, 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// process is a running binary. Its output is kept, and shown when a test fails.
+type process struct {
+	name string
+	cmd  *exec.Cmd
+	done chan error
+
+	mu  sync.Mutex
+	out bytes.Buffer // standard output and error
+}
+
+func (p *process) Write(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.out.Write(b)
+}
+
+func (p *process) output() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.out.String()
+}
+
+// start runs a binary until the test ends.
+func start(t *testing.T, name string, args ...string) *process {
+	t.Helper()
+	p := &process{name: name, cmd: exec.Command(filepath.Join(bin, name), args...), done: make(chan error, 1)}
+	p.cmd.Stdout, p.cmd.Stderr = p, p
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { p.done <- p.cmd.Wait() }()
+	t.Cleanup(func() {
+		p.stop(t)
+		if t.Failed() {
+			t.Logf("%s %s:\n%s", name, strings.Join(args, " "), tail(p.output(), 6000))
+		}
+	})
+	return p
+}
+
+func tail(s string, n int) string { return s[max(0, len(s)-n):] }
+
+// stop asks a process to end, and requires that it ends well.
+func (p *process) stop(t *testing.T) {
+	t.Helper()
+	if p.cmd.Process.Signal(syscall.SIGTERM) != nil {
+		return // it has ended
+	}
+	select {
+	case err := <-p.done:
+		p.done <- err
+		var exit *exec.ExitError
+		if errors.As(err, &exit) && exit.ExitCode() != 0 {
+			t.Errorf("%s ended with %v", p.name, err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Errorf("%s did not end", p.name)
+		p.cmd.Process.Kill()
+	}
+}
+
+// daemon starts a part from its configuration file.
+func (b *bank) daemon(t *testing.T, role pki.Role) *process {
+	t.Helper()
+	return start(t, "levee-"+string(role), "--config", b.layout.Config(b.ids[role]))
+}
+
+// await waits until what holds, and fails the test if it never does.
+func await(t *testing.T, limit time.Duration, what string, holds func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(limit); ; time.Sleep(20 * time.Millisecond) {
+		if holds() {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("after %s still not: %s", limit, what)
+		}
+	}
+}
+
+// lines is what a running `levee watch --json` has shown.
+type lines struct {
+	mu  sync.Mutex
+	all []watch.Line
+}
+
+// watchAs runs `levee watch --json` as a person and collects what it shows.
+func (b *bank) watchAs(t *testing.T, role pki.Role) *lines {
+	t.Helper()
+	cmd := exec.Command(filepath.Join(bin, "levee"), "watch", "--json", "--bundle", b.layout.Bundle(b.ids[role]))
+	cmd.Stderr = os.Stderr
+	pipe, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	l := new(lines)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for s := bufio.NewScanner(pipe); s.Scan(); {
+			var line watch.Line
+			if json.Unmarshal(s.Bytes(), &line) == nil {
+				l.mu.Lock()
+				l.all = append(l.all, line)
+				l.mu.Unlock()
+			}
+		}
+	}()
+	t.Cleanup(func() {
+		cmd.Process.Signal(os.Interrupt)
+		<-done
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("levee watch ended with %v", err)
+		}
+		if t.Failed() {
+			for _, line := range l.matching(func(watch.Line) bool { return true }) {
+				t.Logf("watch: %s %s %s %s %s", line.Verification, line.Kind, line.Sender, line.Reason, line.Payload)
+			}
+		}
+	})
+	return l
+}
+
+func (l *lines) matching(want func(watch.Line) bool) []watch.Line {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var found []watch.Line
+	for _, line := range l.all {
+		if want(line) {
+			found = append(found, line)
+		}
+	}
+	return found
+}
+
+// await waits for a line.
+func (l *lines) await(t *testing.T, limit time.Duration, what string, want func(watch.Line) bool) watch.Line {
+	t.Helper()
+	var found []watch.Line
+	await(t, limit, what, func() bool {
+		found = l.matching(want)
+		return len(found) > 0
+	})
+	return found[0]
+}
