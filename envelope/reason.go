@@ -32,6 +32,8 @@ const (
 	NonceCollision        // a nonce used before over other bytes: alarm
 	Cloned                // two boots of one sender at once: alarm
 	WindowsFull           // no room to remember one more sender
+	WindowsFailed         // the replay windows cannot be read or written
+	BeforeStart           // older than what the replay windows can vouch for
 	BadContent            // well-formed, but not what its topic carries
 	reasons               // their number
 )
@@ -40,7 +42,7 @@ var reasonNames = [reasons]string{
 	Accepted: "accepted", BadSize: "size", BadKeyID: "kid", UnknownKey: "unknown_key", BadMAC: "mac",
 	BadGrammar: "grammar", BadPayload: "payload", BadTopic: "topic", BadSender: "sender", Unsigned: "unsigned",
 	BadSignature: "signature", BadPin: "pin", Stale: "stale", Future: "future", Redelivered: "redelivered",
-	Replayed: "replayed", NonceCollision: "nonce_collision", Cloned: "cloned", WindowsFull: "windows_full",
+	Replayed: "replayed", NonceCollision: "nonce_collision", Cloned: "cloned", WindowsFull: "windows_full", WindowsFailed: "windows_failed", BeforeStart: "before_start",
 	BadContent: "content",
 }
 

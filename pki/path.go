@@ -191,9 +191,9 @@ func checkAuthority(issuer *x509.Certificate, trustDomain string, at time.Time) 
 		return Authority{}, err
 	}
 	switch {
-	case !issuer.BasicConstraintsValid || !issuer.IsCA:
+	case !issuer.IsCA:
 		return Authority{}, errors.New("is not a CA")
-	case issuer.MaxPathLen != 0 || !issuer.MaxPathLenZero:
+	case !issuer.MaxPathLenZero: // crypto/x509 sets it for a length of 0 that was spelt out
 		return Authority{}, errors.New("may issue further CAs")
 	case issuer.KeyUsage != x509.KeyUsageCertSign|x509.KeyUsageCRLSign:
 		return Authority{}, errors.New("key usage is not certSign and crlSign alone")

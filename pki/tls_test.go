@@ -250,6 +250,13 @@ func TestClientRefuses(t *testing.T) {
 			config.ServerName = melbHost // as dialers do
 			return config
 		}(), "not asked for"},
+		{"no server name, address put in by a dialer", rawServer(w.machines, func(cert *x509.Certificate) {
+			setNames(cert, uriName(melbBroker.URI()), ipName("10.1.2.3"))
+		}), func() *tls.Config {
+			config := pki.ClientConfig(clientStore, w.verifier, "", onlyBroker)
+			config.ServerName = "10.1.2.3"
+			return config
+		}(), "not asked for"},
 		{"other name put in by a dialer", pki.ServerConfig(w.store(t, w.verifier, w.machines, melbBroker, "mqtt.melb.bank.test"), w.verifier), func() *tls.Config {
 			config := client(onlyBroker)
 			config.ServerName = "mqtt.melb.bank.test"

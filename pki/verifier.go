@@ -120,7 +120,7 @@ func NewVerifier(cfg VerifierConfig) (*Verifier, error) {
 	switch {
 	case trustDomain != cfg.TrustDomain:
 		return nil, fmt.Errorf("checking root: it is the root of %q, not of %q", trustDomain, cfg.TrustDomain)
-	case !root.BasicConstraintsValid || !root.IsCA || root.KeyUsage&x509.KeyUsageCertSign == 0:
+	case !root.IsCA || root.KeyUsage&x509.KeyUsageCertSign == 0:
 		return nil, errors.New("checking root: not a CA")
 	case !CAKey(root.PublicKey):
 		return nil, errors.New("checking root: key is none of Ed25519, P-256, P-384")

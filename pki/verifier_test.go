@@ -6,6 +6,8 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"errors"
 	"math/big"
 	"net"
@@ -96,7 +98,13 @@ func TestVerifySite(t *testing.T) {
 	root := newRoot(t, noon)
 	machines := newAuthority(t, root, melbMachines, ca.Zones{}, noon)
 	sensor := newLeaf(t, machines, melbSensor, newKey(t, pki.RoleSensor), noon)
-	perth := newVerifier(t, root, "perth")
+	melb, perth := newVerifier(t, root, "melb"), newVerifier(t, root, "perth")
+	if id, err := melb.Verify(sensor, machines.Certificate, pki.UsageClient, noon); err != nil || id != melbSensor {
+		t.Errorf("Verify = %v, %v", id, err)
+	}
+	if a, err := melb.VerifyAuthority(machines.Certificate, noon); err != nil || a != melbMachines {
+		t.Errorf("VerifyAuthority = %v, %v", a, err)
+	}
 	if id, err := perth.Verify(sensor, machines.Certificate, pki.UsageClient, noon); !errors.Is(err, pki.ErrSite) || id != (pki.Identity{}) {
 		t.Errorf("Verify = %v, %v", id, err)
 	}
@@ -165,6 +173,7 @@ func TestMalformedAuthority(t *testing.T) {
 		{"URI of the trust domain", false, func(c *x509.Certificate) { setNames(c, uriName("spiffe://bank.example")) }},
 		{"URI of another site", false, func(c *x509.Certificate) { setNames(c, uriName("spiffe://perth.bank.example")) }},
 		{"a DNS name besides", false, func(c *x509.Certificate) { setNames(c, uriName(melbMachines.URI()), dnsName(host)) }},
+		{"an address besides", false, func(c *x509.Certificate) { setNames(c, uriName(melbMachines.URI()), ipName("10.1.2.3")) }},
 		{"no constraints", false, func(c *x509.Certificate) {
 			c.PermittedURIDomains, c.ExcludedURIDomains, c.PermittedDNSDomains = nil, nil, nil
 			c.PermittedEmailAddresses, c.ExcludedIPRanges = nil, nil
@@ -186,6 +195,11 @@ func TestMalformedAuthority(t *testing.T) {
 			c.PermittedIPRanges, c.ExcludedIPRanges = []*net.IPNet{ten, all4}, nil
 		}},
 		{"no path length", false, func(c *x509.Certificate) { c.MaxPathLenZero = false }},
+		{"not a CA", false, func(c *x509.Certificate) {
+			c.ExtraExtensions = append(c.ExtraExtensions, pkix.Extension{ // the path length alone
+				Id: asn1.ObjectIdentifier{2, 5, 29, 19}, Critical: true, Value: []byte{0x30, 3, 2, 1, 0}})
+		}},
+		{"no basic constraints", false, func(c *x509.Certificate) { c.BasicConstraintsValid = false }},
 		{"path length 1", false, func(c *x509.Certificate) { c.MaxPathLenZero, c.MaxPathLen = false, 1 }},
 		{"key usage: digitalSignature besides", false, func(c *x509.Certificate) { c.KeyUsage |= x509.KeyUsageDigitalSignature }},
 		{"extended key usage: none, which means any", false, func(c *x509.Certificate) { c.ExtKeyUsage = nil }},
@@ -386,4 +400,17 @@ func FuzzVerifyPath(f *testing.F) {
 			t.Fatalf("VerifyPath = %v of %v", id, leaf.URIs)
 		}
 	})
+}
+
+func BenchmarkVerify(b *testing.B) {
+	root := newRoot(b, noon)
+	machines := newAuthority(b, root, melbMachines, ca.Zones{}, noon)
+	sensor := newLeaf(b, machines, melbSensor, newKey(b, pki.RoleSensor), noon)
+	v := newVerifier(b, root, "melb")
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := v.Verify(sensor, machines.Certificate, pki.UsageSign, noon); err != nil {
+			b.Fatal(err)
+		}
+	}
 }

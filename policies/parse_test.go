@@ -249,6 +249,10 @@ func TestParseRefusesNonPolicies(t *testing.T) {
 			t.Errorf("%.20q is accepted", text)
 		}
 	}
+	utf16 := "\xff\xfe" + strings.Join(strings.Split(small, ""), "\x00") + "\x00"
+	if _, err := Parse([]byte(utf16)); err == nil {
+		t.Error("a policy in UTF-16 is accepted")
+	}
 	padding := strings.Repeat("#", MaxBytes-len(small)-1)
 	mustParse(t, small+padding+"\n")
 }

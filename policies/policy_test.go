@@ -92,7 +92,12 @@ func universe(site string) []string {
 		last := strings.LastIndexByte(t, '/')
 		topics = append(topics, t+"/more", t[:last], t[:last]+"/", t[:last]+"x"+t[last+1:], t[:last]+"x"+t[last:])
 	}
-	topics = append(topics, site, site+"/"+wire.Root, site+"/public", site+"/public/x", "/"+site+"/public")
+	for _, t := range slices.Clone(topics) {
+		topics = append(topics, strings.TrimPrefix(t, site+"/"), strings.TrimPrefix(t, site+"/"+wire.Root+"/"))
+	}
+	for _, parent := range []string{site, site + "/" + wire.Root, "/" + site} {
+		topics = append(topics, parent, parent+"/public", parent+"/public/x")
+	}
 	slices.Sort(topics)
 	return slices.Compact(topics)
 }
@@ -148,7 +153,7 @@ func expected(id pki.Identity, topic wire.Topic) (publish, receive bool) {
 func TestPublicIsForEveryCertificate(t *testing.T) {
 	p := mustParse(t, defaultFile)
 	allowed := []string{"public", "public/hello", "public/a/b/c/d/e/f/g"}
-	refused := []string{"", "public/", "public//a", "Public", "publico", "publico/a", "public/A", "public/a b",
+	refused := []string{"", "public/", "public//a", "Public", "publico", "publico/a", "publicoa", "publicoa/b", "public/A", "public/a b",
 		"public/+", "public/#", "public/$x", "public/a/b/c/d/e/f/g/h", "public/" + strings.Repeat("a", 33),
 		"public/" + strings.Repeat(strings.Repeat("a", 32)+"/", 5) + strings.Repeat("a", 32)} // 204 bytes
 	for _, role := range everyone {

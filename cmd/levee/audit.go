@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -20,9 +19,9 @@ func auditCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "audit",
 		Short: "check what was recorded",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return usage(errors.Join(errors.New("what of the audit?"), cmd.Usage()))
+			return incomplete(cmd, "what of the audit?")
 		},
 	}
 	cmd.AddCommand(verifyCommand())
@@ -43,7 +42,7 @@ keys, the segments, and every digest that a sender signed against what was kept.
 
 What is wrong is named: an entry of the log, or the path of a file. Exit code 3
 says that something is.`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if file == "" {
 				found, err := filepath.Glob(filepath.Join(dir, "bundles", "*", "recorder", "*", "levee-recorder.yaml"))

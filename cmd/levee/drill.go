@@ -17,9 +17,9 @@ func drillCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "drill",
 		Short: "attack the running system on this machine, within bounds",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return usage(errors.Join(errors.New("which drill?"), cmd.Usage()))
+			return incomplete(cmd, "which drill?")
 		},
 	}
 	cmd.AddCommand(floodCommand())
@@ -38,7 +38,7 @@ func floodCommand() *cobra.Command {
 that the sensor counts the SYNs, the monitor raises an alert and commands the
 controller, and the balancer begins to refuse. See it with levee watch.`,
 		Example: "  levee drill flood\n  levee drill flood --duration 60s --rate 500",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			out := cmd.OutOrStdout()
 			if flood.Target == "" {

@@ -30,6 +30,20 @@ func (f failure) Unwrap() error { return f.error }
 // usage marks an error of the command line itself.
 func usage(err error) error { return failure{daemon.ExitUsage, err} }
 
+// noArgs refuses arguments, as a mistake of usage.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if err := cobra.NoArgs(cmd, args); err != nil {
+		return usage(err)
+	}
+	return nil
+}
+
+// incomplete shows what a command could be completed to.
+func incomplete(cmd *cobra.Command, what string) error {
+	fmt.Fprint(cmd.ErrOrStderr(), cmd.UsageString())
+	return usage(errors.New(what))
+}
+
 // execute runs one command line and returns its exit code: 0 done, 1 failed,
 // 2 wrong usage, 3 verified and found wrong.
 func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
@@ -42,9 +56,9 @@ a messaging stack that stays trustworthy when parts of it are captured.
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 verified and found wrong.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
+		Args:          noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return usage(errors.Join(errors.New("no command given"), cmd.Usage()))
+			return incomplete(cmd, "no command given")
 		},
 	}
 	root.SetArgs(args)
@@ -69,7 +83,7 @@ func versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "show what this binary was built from",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			info, ok := debug.ReadBuildInfo()
 			if !ok {

@@ -62,7 +62,7 @@ state directory. The first start makes everything for one site; later ones use
 what is there. Ctrl-C drains.
 
 The root is unsealed and lasts seven days: production refuses it.`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return up(cmd.Context(), dir, evaluation(broker, balancer), quiet, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},

@@ -71,7 +71,7 @@ func watchCommand() *cobra.Command {
   unverified    a public message: anybody's text
   refused       a message that failed a check, and which`,
 		Example: "  levee watch\n  levee watch --json | jq 'select(.kind==\"alerts\")'",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			bundle, err := flags.open(time.Now())
 			if err != nil {

@@ -29,15 +29,16 @@ type options struct {
 func BootID(id string) Option { return func(o *options) { o.bootID = id } }
 
 // Open returns the set kept in the file at path, which it creates with mode
-// 0600 and room for capacity senders (1 to MaxCapacity, 832 bytes each,
-// reserved at once so that a full disk cannot stop it later). The file is
+// 0600 and room for capacity senders (1 to MaxCapacity, 832 bytes each). The
+// room is reserved at once: a disk that is full later stops the set only on file
+// systems that copy what they overwrite, and then with Unavailable. The file is
 // locked until Close or the end of the process; a second Open returns ErrLocked.
 //
 // start is the present time in Unix milliseconds, skew the one that the caller
 // judges freshness with; both must be positive. They serve where the file
 // cannot be relied on to remember: it is new, it was last used before a reboot
 // of the host (then the last second may be missing), or some of it is damaged
-// (Stats says so). A message that was accepted before start carried at most
+// (Stats says so). A message that was accepted before start carried less than
 // start + skew. So in these cases everything below that is refused as
 // BeforeStart, and the price is that a service starts to accept one skew after
 // its start. A plain restart of the process costs nothing.

@@ -1,9 +1,10 @@
 // Package config decodes the configuration files of the daemons.
 //
 // It guarantees that a file says what its reader thinks it says: an unknown or
-// duplicate key, a second document, or a file over its bound is an error, and
-// every path in it is absolute or relative to the file itself. It does not
-// know what the settings mean; each service validates its own.
+// duplicate key, an empty value, an anchor, a tag, a second document, or a file
+// over its bound is an error, and every path in it is absolute or relative to
+// the file itself. It does not know what the settings mean; each service
+// validates its own.
 package config
 
 import (
@@ -22,7 +23,7 @@ import (
 const maxFile = 256 << 10
 
 // Path is a file or directory. In a file it may be relative to that file's
-// directory; Load makes it absolute.
+// directory; Load makes it absolute, wherever it stands in structs and slices.
 type Path string
 
 // Load reads the YAML file at path into settings, a pointer to a struct.
@@ -52,12 +53,41 @@ func Load(path string, settings any) error {
 
 func decode(b []byte, settings any) error {
 	d := yaml.NewDecoder(bytes.NewReader(b))
-	d.KnownFields(true)
-	if err := d.Decode(settings); err != nil && !errors.Is(err, io.EOF) {
+	var document yaml.Node
+	if err := d.Decode(&document); errors.Is(err, io.EOF) {
+		return nil // no settings at all
+	} else if err != nil {
 		return err
 	}
 	if err := d.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
 		return errors.New("more than one document")
+	}
+	if err := checkPlain(&document); err != nil {
+		return err
+	}
+	d = yaml.NewDecoder(bytes.NewReader(b))
+	d.KnownFields(true) // and duplicate keys are errors by themselves
+	return d.Decode(settings)
+}
+
+// checkPlain refuses the parts of YAML that hide what a file says: anchors and
+// merges let one line change another, tags change a value's type, and an empty
+// value is more often a slip than a wish.
+func checkPlain(n *yaml.Node) error {
+	switch {
+	case n.Kind == yaml.AliasNode || n.Anchor != "":
+		return fmt.Errorf("line %d: anchors and aliases are not allowed", n.Line)
+	case n.Style&yaml.TaggedStyle != 0:
+		return fmt.Errorf("line %d: tags are not allowed", n.Line)
+	case n.Tag == "!!merge":
+		return fmt.Errorf("line %d: merges are not allowed", n.Line)
+	case n.Tag == "!!null":
+		return fmt.Errorf("line %d: a value is empty", n.Line)
+	}
+	for _, child := range n.Content {
+		if err := checkPlain(child); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -90,7 +90,7 @@ func Signals(parent context.Context) (context.Context, context.CancelFunc) {
 // everything else.
 func NewLog(w *os.File, level slog.Level) *slog.Logger {
 	if term.IsTerminal(int(w.Fd())) {
-		return slog.New(tint.NewHandler(w, &tint.Options{Level: level, TimeFormat: time.TimeOnly, NoColor: os.Getenv("NO_COLOR") != ""}))
+		return newText(w, level)
 	}
 	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level}))
 }
@@ -98,5 +98,11 @@ func NewLog(w *os.File, level slog.Level) *slog.Logger {
 // NewQuietLog returns a logger for a person's command, whose own output is what
 // they asked for: only warnings and errors show.
 func NewQuietLog(w io.Writer) *slog.Logger {
-	return slog.New(tint.NewHandler(w, &tint.Options{Level: slog.LevelWarn, TimeFormat: time.TimeOnly, NoColor: true}))
+	return newText(w, slog.LevelWarn)
+}
+
+// newText never colours: with colours on, the library puts back the terminal
+// escapes that it found in a value, and values come from the network.
+func newText(w io.Writer, level slog.Level) *slog.Logger {
+	return slog.New(tint.NewHandler(w, &tint.Options{Level: level, TimeFormat: time.TimeOnly, NoColor: true}))
 }

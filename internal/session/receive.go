@@ -171,6 +171,10 @@ func (r *receiver) checkTime(m *envelope.Message, now time.Time) error {
 		return envelope.Cloned
 	case replay.Full:
 		return envelope.WindowsFull
+	case replay.Unavailable:
+		return envelope.WindowsFailed
+	case replay.BeforeStart:
+		return envelope.BeforeStart
 	default:
 		return envelope.Replayed
 	}
@@ -227,7 +231,7 @@ func (t *tally) refuse(r Refusal) {
 	switch r.Reason {
 	case envelope.Redelivered:
 		write = t.log.Debug
-	case envelope.NonceCollision, envelope.Cloned:
+	case envelope.NonceCollision, envelope.Cloned, envelope.WindowsFailed:
 		write = t.log.Error
 	}
 	write("message refused", slog.String("reason", r.Reason.String()), slog.Uint64("count", count),

@@ -55,30 +55,44 @@ func Prepare(dir string, inv provision.Inventory, now time.Time, log *slog.Logge
 		if id.Role.Class() != pki.ClassMachine {
 			continue
 		}
-		if err := site.NewState(layout.State(id)); err != nil {
+		if err := once(layout, id, "state", func() error { return site.NewState(layout.State(id)) }); err != nil {
 			return nil, err
 		}
-		if id.Role == pki.RoleRecorder {
-			if err := createLog(layout, id, log); err != nil {
-				return nil, err
-			}
+		if id.Role != pki.RoleRecorder {
+			continue
+		}
+		if err := once(layout, id, "log", func() error { return createLog(layout, id, log) }); err != nil {
+			return nil, err
 		}
 	}
 	return ids, nil
 }
 
-// createLog creates the site's log, once. The note that it was created lies
-// with the deployer: a log that is gone although it was created once must not
-// be replaced by an empty one that nobody asked for.
-func createLog(layout provision.Layout, id pki.Identity, log *slog.Logger) error {
-	note := filepath.Join(layout.Authority(), id.Site, "log-created")
+// once makes something for a part that has never run. The note that it was made
+// lies with the deployer: what is gone although it was made once must not be
+// replaced by something empty that nobody asked for. An interrupted making is
+// made again, because its part has not run since.
+func once(layout provision.Layout, id pki.Identity, what string, create func() error) error {
+	dir := filepath.Join(layout.Authority(), id.Site, "made")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	note := filepath.Join(dir, string(id.Role)+"-"+id.Name+"-"+what)
 	if _, err := os.Lstat(note); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := recorder.Create(layout.Config(id), log); err != nil && !errors.Is(err, recorder.ErrCreated) {
+	if err := create(); err != nil {
 		return err
 	}
 	return durable.WriteFile(note, []byte(id.Sender()+"\n"), 0o600)
+}
+
+func createLog(layout provision.Layout, id pki.Identity, log *slog.Logger) error {
+	err := recorder.Create(layout.Config(id), log)
+	if errors.Is(err, recorder.ErrCreated) {
+		return nil
+	}
+	return err
 }
 
 // Open opens every part of the identities from its configuration file below

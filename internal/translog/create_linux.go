@@ -11,6 +11,7 @@ import (
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
 
+	"levee/internal/durable"
 	"levee/internal/translog/proof"
 )
 
@@ -65,11 +66,11 @@ func Create(cfg Config) error {
 		// Last: without it nothing opens the log, so nothing can be in it yet.
 		{cfg.Watermark, signed},
 	} {
-		if err := writeNew(f.path, f.content, 0o644); err != nil {
+		if err := durable.CreateFile(f.path, f.content, 0o644); err != nil {
 			return fmt.Errorf("creating log: %w (remove %s and %s before you try again)", err, cfg.Dir, cfg.Watermark)
 		}
 	}
-	if err := syncDir(filepath.Dir(cfg.Dir)); err != nil {
+	if err := durable.SyncDir(filepath.Dir(cfg.Dir)); err != nil {
 		return fmt.Errorf("creating log: %w", err)
 	}
 	return nil

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
 
+	"levee/internal/durable"
 	"levee/internal/translog/proof"
 )
 
@@ -78,19 +79,9 @@ const maxHead = 64 << 10
 
 // readHead returns nil for a file that does not exist.
 func readHead(path string) ([]byte, error) {
-	info, err := os.Stat(path)
+	content, err := durable.ReadFile(path, maxHead)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() || info.Size() > maxHead {
-		return nil, fmt.Errorf("%w: %s is no regular file of at most %d bytes", ErrDamaged, path, maxHead)
-	}
-	content, err := os.ReadFile(path)
-	if content == nil && err == nil {
-		content = []byte{}
 	}
 	return content, err
 }
@@ -135,7 +126,7 @@ func removeLeftovers(cfg Config, size int64) error {
 		if err := ignoreMissing(os.Remove(path)); err != nil {
 			return err
 		}
-		if err := syncDir(filepath.Dir(path)); err != nil {
+		if err := durable.SyncDir(filepath.Dir(path)); err != nil {
 			return err
 		}
 		cfg.Log.Warn("removed what an interrupted write left behind", slog.String("file", path), slog.Int64("size", size))

@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"golang.org/x/mod/sumdb/note"
+
+	"levee/internal/durable"
 )
 
 // maxKeyFile bounds a key file in bytes.
@@ -55,7 +57,7 @@ func GenerateKey(path, origin string) (vkey string, err error) {
 	if err != nil {
 		return "", fmt.Errorf("making log key: %w", err)
 	}
-	if err := writeNew(path, []byte(skey+"\n"), 0o600); err != nil {
+	if err := durable.CreateFile(path, []byte(skey+"\n"), 0o600); err != nil {
 		return "", fmt.Errorf("writing log key: %w", err)
 	}
 	return vkey, nil

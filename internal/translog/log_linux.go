@@ -185,7 +185,7 @@ func (l *Log) AppendAll(ctx context.Context, entries [][]byte) ([]uint64, error)
 	answered := make(chan answer, 1)
 	go func() {
 		defer l.pending.Done()
-		indexes, err := l.addAll(kept)
+		indexes, err := l.addAll(context.WithoutCancel(ctx), kept)
 		answered <- answer{indexes, err}
 	}()
 	select {
@@ -197,8 +197,7 @@ func (l *Log) AppendAll(ctx context.Context, entries [][]byte) ([]uint64, error)
 }
 
 // addAll hands entries to Tessera and waits for all of them.
-func (l *Log) addAll(entries []*tessera.Entry) ([]uint64, error) {
-	ctx := context.Background()
+func (l *Log) addAll(ctx context.Context, entries []*tessera.Entry) ([]uint64, error) {
 	futures := make([]tessera.IndexFuture, len(entries))
 	for i, entry := range entries {
 		futures[i] = l.add(ctx, entry)

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
 
+	"levee/internal/durable"
 	"levee/internal/translog/proof"
 )
 
@@ -74,7 +75,7 @@ func (l *Log) checkContinues(tree tlog.Tree) error {
 // checkpoint, so that nothing signed is ever seen that a later Open would not
 // hold the log to.
 func (l *Log) sign(tree tlog.Tree) error {
-	if err := syncDir(l.cfg.path(proof.StateDir)); err != nil {
+	if err := durable.SyncDir(l.cfg.path(proof.StateDir)); err != nil {
 		return err
 	}
 	signed, err := note.Sign(&note.Note{Text: proof.CheckpointText(l.cfg.Origin, tree)}, l.cfg.Key.signer)
@@ -85,10 +86,10 @@ func (l *Log) sign(tree tlog.Tree) error {
 	if err != nil {
 		return err
 	}
-	if err := replace(l.cfg.Watermark, signed, 0o644); err != nil {
+	if err := replace(l.cfg.Watermark, signed); err != nil {
 		return fmt.Errorf("writing watermark: %w", err)
 	}
-	if err := replace(l.cfg.path(proof.CheckpointFile), signed, 0o644); err != nil {
+	if err := replace(l.cfg.path(proof.CheckpointFile), signed); err != nil {
 		return err
 	}
 	l.last = cp

@@ -5,11 +5,15 @@ import (
 	"strings"
 	"time"
 
+	"levee/internal/confirm"
 	"levee/internal/wire"
 )
 
-// maxText bounds how much of a public message is shown.
-const maxText = 400
+// Bounds of what is shown of text that others wrote, in bytes.
+const (
+	maxText = 400
+	maxWord = 64
+)
 
 // describe says what a line carries, in one line.
 func describe(l Line) string {
@@ -17,27 +21,29 @@ func describe(l Line) string {
 	case "confirmation":
 		return describeConfirmation(l)
 	case "refusal":
-		return fmt.Sprintf("%s: %s", l.Topic, l.Reason)
+		return fmt.Sprintf("%s: %s", plain(l.Topic, maxText), l.Reason)
 	case wire.KindPublic.String():
-		text := l.Text
-		if len(text) > maxText {
-			text = text[:maxText] + "..."
-		}
-		return fmt.Sprintf("%s: %s", l.Topic, text)
+		return fmt.Sprintf("%s: %s", l.Topic, plain(l.Text, maxText))
 	}
 	if text, ok := describePayload(l); ok {
 		return text
 	}
-	return fmt.Sprintf("%-16s %s  %s", l.Kind, l.Sender, l.Payload)
+	return fmt.Sprintf("%-16s %s  %s", l.Kind, l.Sender, plain(string(l.Payload), maxText))
 }
 
 func describeConfirmation(l Line) string {
+	if l.Verification == confirm.Malformed.String() {
+		return fmt.Sprintf("%-16s %s  contradicts itself", "digest", l.Sender)
+	}
 	text := fmt.Sprintf("%-16s %s  messages %d to %d since %s", "digest", l.Sender, l.First, l.Last, l.Boot)
 	if l.Missing > 0 {
 		text += fmt.Sprintf(", %d of them not seen here", l.Missing)
 	}
 	if l.Dropped > 0 {
 		text += fmt.Sprintf(", %d declared dropped", l.Dropped)
+	}
+	if l.Unvouched > 0 {
+		text += fmt.Sprintf(", %d seen here that it does not vouch for", l.Unvouched)
 	}
 	return text
 }
@@ -60,31 +66,60 @@ func describePayload(l Line) (string, bool) {
 		var m wire.Network
 		if wire.Decode(l.Payload, &m) == nil {
 			return fmt.Sprintf("%-16s %s  active_tcp_connections %d  syn_packet_count %d in %s s (%s)", "network", name,
-				m.ActiveTCPConnections, m.SYNPacketCount, number(m.Interval), m.SYNMethod), true
+				m.ActiveTCPConnections, m.SYNPacketCount, number(m.Interval), word(m.SYNMethod)), true
 		}
 	case wire.KindAlert.String():
 		var m wire.Alert
 		if wire.Decode(l.Payload, &m) == nil {
-			return fmt.Sprintf("%-16s %s  %s: %s on %s (%s %s, threshold %s)", "ALERT "+m.State, name, short(m.Incident), m.Alert, m.Server,
-				m.Metric, number(m.Value), number(m.Threshold)), true
+			return fmt.Sprintf("%-16s %s  %s: %s on %s (%s %s, threshold %s)", "ALERT "+word(m.State), name, short(m.Incident), word(m.Alert), word(m.Server),
+				word(m.Metric), number(m.Value), number(m.Threshold)), true
 		}
 	case wire.KindCommand.String():
 		var m wire.Command
 		if wire.DecodeExact(l.Payload, &m) == nil {
-			return fmt.Sprintf("%-16s %s  %s: %s on %s of %s until %s", "COMMAND", name, short(m.ID), m.Command, m.Server, m.Controller,
+			return fmt.Sprintf("%-16s %s  %s: %s on %s of %s until %s", "COMMAND", name, short(m.ID), word(m.Command), word(m.Server), word(m.Controller),
 				time.UnixMilli(m.Issued).Add(time.Duration(m.TTL)*time.Second).Format(time.TimeOnly)), true
 		}
 	case wire.KindScaling.String(), wire.KindRateLimiting.String():
 		var m wire.Status
 		if wire.Decode(l.Payload, &m) == nil {
-			text := fmt.Sprintf("%-16s %s  %s: %s on %s: %s", "STATUS "+m.Status, name, short(m.ID), m.Command, m.Server, m.State)
+			text := fmt.Sprintf("%-16s %s  %s: %s on %s: %s", "STATUS "+word(m.Status), name, short(m.ID), word(m.Command), word(m.Server), word(m.State))
 			if m.Reason != "" {
-				text += " (" + m.Reason + ")"
+				text += " (" + plain(m.Reason, maxText) + ")"
 			}
 			return text, true
 		}
 	}
 	return "", false
+}
+
+// plain returns at most limit bytes of s as text that can neither steer a
+// terminal nor look like a line of ours: printable ASCII alone, because blank,
+// combining and right-to-left letters pass for printable elsewhere, and no two
+// spaces together, because those separate our columns where a long line wraps.
+func plain(s string, limit int) string {
+	cut := len(s) > limit
+	if cut {
+		s = s[:limit]
+	}
+	s = strings.Join(strings.FieldsFunc(inert(s), func(r rune) bool { return r == ' ' }), " ")
+	if cut {
+		s += "..."
+	}
+	return s
+}
+
+// word is plain for the short texts inside a line.
+func word(s string) string { return plain(s, maxWord) }
+
+// inert replaces whatever is not printable ASCII.
+func inert(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return '\uFFFD'
+		}
+		return r
+	}, s)
 }
 
 // short is the part of an identifier that people compare on a screen.

@@ -14,10 +14,9 @@ import (
 	"io"
 	"math"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
-	"unicode"
+	"unicode/utf16"
 
 	"levee/envelope"
 	"levee/internal/confirm"
@@ -52,6 +51,7 @@ type Line struct {
 	Seen         int             `json:"seen,omitempty"`
 	Missing      int             `json:"missing,omitempty"`
 	Dropped      int             `json:"dropped,omitempty"`
+	Unvouched    int             `json:"unvouched,omitempty"` // seen, and vouched for by nobody
 }
 
 // Viewer writes lines. It is safe for concurrent use.
@@ -93,11 +93,14 @@ func (v *Viewer) Deliver(d session.Delivery) {
 	}
 	var settled *confirm.Result
 	if d.Topic.Kind == wire.KindDigest && d.Proof == session.ProofSignature {
-		var digest wire.Digest
+		var (
+			digest wire.Digest
+			r      confirm.Result // malformed, unless it can be read
+		)
 		if err := wire.DecodeExact(d.Payload, &digest); err == nil {
-			r := v.tracker.Settle(l.Sender, digest)
-			settled = &r
+			r = v.tracker.Settle(l.Sender, digest)
 		}
+		settled = &r
 	}
 	v.tracker.Add(l.Sender, d.Message.Nonce, d.Message.Raw)
 	if v.json || settled == nil { // people read what a digest settles, not the digest
@@ -106,7 +109,7 @@ func (v *Viewer) Deliver(d session.Delivery) {
 	if settled != nil {
 		v.write(Line{Received: l.Received, Verification: settled.Outcome.String(), Kind: "confirmation", Sender: l.Sender,
 			Boot: envelope.FormatBoot(settled.Boot), First: settled.First, Last: settled.Last,
-			Seen: settled.Seen, Missing: settled.Missing, Dropped: settled.Dropped})
+			Seen: settled.Seen, Missing: settled.Missing, Dropped: settled.Dropped, Unvouched: settled.Unvouched})
 	}
 }
 
@@ -125,23 +128,35 @@ func (v *Viewer) write(l Line) {
 		return
 	}
 	if v.json {
-		v.err = json.NewEncoder(v.out).Encode(l)
+		v.err = writeJSON(v.out, l)
 		return
 	}
 	_, v.err = fmt.Fprintf(v.out, "%s  %-12s  %s\n", time.UnixMilli(l.Received).Format("15:04:05.000"), l.Verification, inert(describe(l)))
 }
 
-// inert leaves nothing in s that a terminal would act on.
-func inert(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r == unicode.ReplacementChar || !unicode.IsPrint(r) {
-			return '\uFFFD'
+// writeJSON writes l in ASCII: what is beyond it stands in strings alone, and
+// there every character has an escape.
+func writeJSON(out io.Writer, l Line) error {
+	b, err := json.Marshal(l)
+	if err != nil {
+		return err
+	}
+	line := make([]byte, 0, len(b)+1)
+	for _, r := range string(b) {
+		switch {
+		case r > 0xffff:
+			high, low := utf16.EncodeRune(r)
+			line = fmt.Appendf(line, `\u%04x\u%04x`, high, low)
+		case r > '~':
+			line = fmt.Appendf(line, `\u%04x`, r)
+		default:
+			line = append(line, byte(r))
 		}
-		return r
-	}, s)
+	}
+	_, err = out.Write(append(line, '\n'))
+	return err
 }
 
-// number spells f for people: three decimals at most.
 func number(f float64) string {
 	return strconv.FormatFloat(math.Round(f*1000)/1000, 'f', -1, 64)
 }

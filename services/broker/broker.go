@@ -26,7 +26,7 @@ type Verifier interface {
 }
 
 // Windows remember which messages were seen; *replay.Set is one. Whoever opened
-// the set syncs and closes it, after Run has returned.
+// the set syncs it, lets it forget, and closes it after Run has returned.
 type Windows interface {
 	Check(replay.Message) replay.Verdict
 }

@@ -163,12 +163,6 @@ func (s *session) SetReadDeadline(t time.Time) error { return s.out.SetReadDeadl
 // SetWriteDeadline does nothing; see outbox.
 func (s *session) SetWriteDeadline(time.Time) error { return nil }
 
-// ConnectionState returns that of TLS.
-func (s *session) ConnectionState() tls.ConnectionState { return s.tls.ConnectionState() }
-
-// Identity returns whose certificate it is.
-func (s *session) Identity() pki.Identity { return s.identity }
-
 // notAfter returns when the first of the client's certificates ends.
 func (s *session) notAfter() time.Time {
 	var first time.Time

@@ -2,7 +2,6 @@ package controller
 
 import (
 	"errors"
-	"slices"
 	"testing"
 	"time"
 
@@ -108,82 +107,19 @@ func TestRenewalHasNoGap(t *testing.T) {
 				t.Errorf("a gap at %v", call.at)
 			}
 		}
+		// Whoever still repeats the first hears what is in force instead of it.
 		r.send(first)
-		if said := r.expect("enable_rate_limiting stopped superseded"); said[0].ID != first.ID {
-			t.Error("the wrong command was repeated")
+		said := r.expect("enable_rate_limiting active superseded")
+		if said[0].ID != first.ID || said[0].Until != until(renewal) {
+			t.Errorf("answered %+v", said[0])
 		}
 		time.Sleep(1)
 		if said := r.expect("enable_rate_limiting lapsed"); said[0].ID != renewal.ID {
 			t.Error("the wrong command lapsed")
 		}
-	})
-}
-
-// TestRows holds automation to policy's renewals and cool-down.
-func TestRows(t *testing.T) {
-	bubble(t, func(r *rig) {
-		r.send(enable(30 * time.Second))
-		for range testRenewals {
-			time.Sleep(10 * time.Second)
-			r.send(enable(30 * time.Second))
-		}
-		r.expect(slices.Repeat([]string{"enable_rate_limiting active"}, 1+testRenewals)...)
-		time.Sleep(10 * time.Second)
-		cmd := enable(30 * time.Second)
-		r.send(cmd)
-		r.expectRefused(cmd, ReasonRenewals)
-
-		// What is in force runs out, and then automation has to pause.
-		time.Sleep(20 * time.Second)
-		r.expect("enable_rate_limiting lapsed")
-		time.Sleep(testCoolDown - testCoolDown/10 - time.Millisecond)
-		cmd = enable(30 * time.Second)
-		r.send(cmd)
-		r.expectRefused(cmd, ReasonCoolingDown)
-		time.Sleep(time.Millisecond)
-		cmd2 := enable(30 * time.Second)
-		r.send(cmd2)
-		r.expect("enable_rate_limiting active")
-		// The verdict on the id that came too early stays.
-		time.Sleep(time.Second)
-		r.send(cmd)
-		r.expectRefused(cmd, ReasonCoolingDown)
-
-		// Ending it does not go round the pause, and is never held back by one.
-		time.Sleep(time.Second)
-		r.send(command(wire.DisableRateLimiting, time.Minute))
-		r.expect("disable_rate_limiting stopped", "enable_rate_limiting stopped")
-		time.Sleep(time.Second)
-		cmd = enable(30 * time.Second)
-		r.send(cmd)
-		r.expectRefused(cmd, ReasonCoolingDown)
-		r.send(scaleUp(time.Minute)) // a row of its own
-		r.expect("scale_up_servers active")
-	})
-}
-
-func TestRowsSurviveRestart(t *testing.T) {
-	bubble(t, func(r *rig) {
-		r.send(enable(30 * time.Second))
-		for range testRenewals {
-			time.Sleep(10 * time.Second)
-			r.send(enable(30 * time.Second))
-		}
-		r.said()
-		r.restart(nil)
-		time.Sleep(time.Second)
-		cmd := enable(30 * time.Second)
-		r.send(cmd)
-		r.expectRefused(cmd, ReasonRenewals)
-		time.Sleep(30 * time.Second)
-		r.expect("enable_rate_limiting lapsed")
-		r.restart(nil)
-		cmd = enable(30 * time.Second)
-		r.send(cmd)
-		r.expectRefused(cmd, ReasonCoolingDown)
-		time.Sleep(testCoolDown)
-		r.send(enable(30 * time.Second))
-		r.expect("enable_rate_limiting active")
+		time.Sleep(repeatEvery)
+		r.send(first)
+		r.expect("enable_rate_limiting stopped superseded")
 	})
 }
 
@@ -366,21 +302,6 @@ func TestActuatorFailsToEnd(t *testing.T) {
 			}
 		})
 	}
-}
-
-func TestPendingIsBounded(t *testing.T) {
-	bubble(t, func(r *rig) {
-		r.halt() // what follows would race with Run
-		for range maxPending + 300 {
-			r.c.await(&mitigation{cmd: command(wire.DisableRateLimiting, time.Minute)}, wire.StateStopped)
-		}
-		if len(r.c.pending) != maxPending {
-			t.Errorf("%d outcomes are pending", len(r.c.pending))
-		}
-		// The oldest have had their last word.
-		r.expect(slices.Repeat([]string{"disable_rate_limiting failed actuator_failed"}, 300)...)
-		r.start()
-	})
 }
 
 // TestHangingActuatorIsCutOff checks that a load balancer that never answers

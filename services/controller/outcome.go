@@ -37,20 +37,8 @@ func (c *Controller) await(m *mitigation, state string) {
 func (c *Controller) conclude(m *mitigation, state, reason string) {
 	s := c.status(m.cmd, state, reason, time.Now())
 	c.publish(s)
-	c.record(m.key, s)
-}
-
-// supersede journals the end of what a later command of the same kind replaced,
-// for whoever repeats the old one. Nothing ended, so nobody is told.
-func (c *Controller) supersede(ch change) {
-	for _, d := range c.gone(ch) {
-		c.record(d.key, c.status(d.cmd, wire.StateStopped, ReasonSuperseded, time.Now()))
-	}
-}
-
-func (c *Controller) record(key journal.Key, s wire.Status) {
-	if err := c.cfg.Journal.Finish(key, c.encode(s)); err != nil {
-		c.log.Error("a status could not be journalled", slog.String("id", key.ID.String()), slog.Any("error", err))
+	if err := c.cfg.Journal.Finish(m.key, c.encode(s)); err != nil {
+		c.log.Error("a status could not be journalled", slog.String("id", m.key.ID.String()), slog.Any("error", err))
 	}
 }
 

@@ -92,7 +92,7 @@ func (c *Controller) judge(ctx context.Context, m message, entry journal.Entry, 
 	reason = c.state.check(m.cmd, from, now, c.cfg.Skew)
 	if reason == "" && from == automatic {
 		policy, _ := c.cfg.Automatic(m.cmd.Command)
-		entry.Row, reason = c.state.checkRow(m.cmd, policy.Renewals, policy.CoolDown, now)
+		entry.Row, reason = c.state.checkRow(m.cmd, entry.Key.Sender, policy, now, c.cfg.Skew)
 	}
 	if reason != "" {
 		// This verdict depends on what happens to be in force. It is journalled,
@@ -129,7 +129,6 @@ func (c *Controller) act(ctx context.Context, m *mitigation, now time.Time) {
 	}
 	if c.apply(ctx, ch.pools) {
 		c.conclude(m, wire.StateActive, "")
-		c.supersede(ch)
 		return
 	}
 	if ctx.Err() != nil {
@@ -179,17 +178,44 @@ func (c *Controller) repeat(entry journal.Entry, cmd wire.Command, now time.Time
 	if !c.answers.due(entry.Key, now) {
 		return
 	}
-	if entry.Status != nil {
-		var s wire.Status
+	var s wire.Status
+	switch {
+	case slices.ContainsFunc(c.pending, func(o outcome) bool { return o.m.key == entry.Key }):
+		return // it will be told
+	case entry.Status != nil:
 		if err := wire.DecodeExact(entry.Status, &s); err != nil {
 			c.log.Error("a journalled status cannot be read", slog.String("id", entry.Key.ID.String()), slog.Any("error", err))
 			return
 		}
-		c.publish(s)
-		return
+		if s.State == wire.StateActive && !c.state.holds(entry.Key) {
+			s = c.overtaken(cmd, now)
+		}
+	case c.state.holds(entry.Key):
+		s = c.status(cmd, wire.StateActive, "", now) // the disk failed when it should have been journalled
+	default:
+		return // nor could its end be journalled, and all has been told
 	}
-	// Its outcome is still awaited, or was never written because the disk failed.
-	if c.state.holds(entry.Key) {
-		c.publish(c.status(cmd, wire.StateActive, "", now))
+	c.publish(s)
+}
+
+// overtaken returns the status of a command which a later one replaced, as far
+// as that one goes.
+func (c *Controller) overtaken(cmd wire.Command, now time.Time) wire.Status {
+	var first *mitigation // to end
+	for _, p := range c.state.of(cmd.Server) {
+		m := p.slots[actions[cmd.Command].kind].current
+		if m == nil {
+			first = nil
+			break
+		}
+		if first == nil || m.until.Before(first.until) {
+			first = m
+		}
 	}
+	if first == nil {
+		return c.status(cmd, wire.StateStopped, ReasonSuperseded, now)
+	}
+	s := c.status(cmd, wire.StateActive, ReasonSuperseded, now)
+	s.Parameters, s.Until = first.cmd.Parameters, until(first.cmd)
+	return s
 }

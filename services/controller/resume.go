@@ -65,13 +65,11 @@ func (c *Controller) replay(e journal.Entry, now time.Time) error {
 			unfinished = false
 		}
 	}
-	ended := now // of what it ended, or of itself if it is over
-	if ends && e.Seen.Before(now) {
-		ended = e.Seen
-	} else if !ends && m.until.Before(now) {
-		ended = m.until
+	took := now
+	if e.Seen.Before(now) {
+		took = e.Seen
 	}
-	ch := c.state.take(m, ended)
+	ch := c.state.take(m, took)
 	switch {
 	case ends:
 		if last.State != wire.StateStopped {
@@ -83,13 +81,9 @@ func (c *Controller) replay(e journal.Entry, now time.Time) error {
 	case last.State == wire.StateFailed:
 		c.state.undo(m, ch)
 	case !unfinished:
-		c.supersede(ch)
-		c.state.end(m, ended)
-	default:
-		c.supersede(ch)
-		if last.State == "" && !m.over(now) {
-			c.await(m, wire.StateActive)
-		}
+		c.state.end(m)
+	case last.State == "" && !m.over(now):
+		c.await(m, wire.StateActive)
 	}
 	return nil
 }

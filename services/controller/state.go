@@ -1,10 +1,12 @@
 package controller
 
 import (
+	"maps"
 	"slices"
 	"time"
 
 	"levee/internal/wire"
+	"levee/policies"
 	"levee/services/controller/journal"
 )
 
@@ -14,7 +16,7 @@ type mitigation struct {
 	key    journal.Key
 	cmd    wire.Command
 	origin origin
-	row    int // renewals that led to it
+	row    int // renewals of automation that led to it
 	// It is over at until by the wall clock or at deadline by the monotonic one,
 	// whichever comes first: a clock that is set back must not prolong it.
 	until    time.Time
@@ -41,16 +43,22 @@ type stamp struct {
 type slot struct {
 	current *mitigation // nil: none
 	latest  stamp
-	row     int       // renewals of automation's current or last row
-	ended   time.Time // of automation's last row
+	rows    map[rowKey]row
 }
 
-// end leaves nothing in force.
-func (s *slot) end(now time.Time) {
-	if s.current != nil && s.current.origin == automatic {
-		s.ended = now
-	}
-	s.current = nil
+// rowKey is on whose word, and for which cause, automation acts. There are as
+// many as monitors and causes in policy.
+type rowKey struct {
+	sender, cause string
+}
+
+// row is a command of automation and its renewals: those that its monitor
+// issued before policy's cool-down had passed since the end of the one before.
+type row struct {
+	last     journal.Key
+	renewals int
+	issued   int64 // the last one was, ms since the epoch
+	end      int64 // of the last one, ms since the epoch
 }
 
 // pool is what is wanted of one pool, and whether the actuator has it.
@@ -98,41 +106,44 @@ func (s *state) check(cmd wire.Command, from origin, now time.Time, skew time.Du
 		if slot.current != nil && slot.current.origin > from {
 			return ReasonOutranked
 		}
-		// What lies in the future was accepted under a clock that was wrong,
-		// and must not silence everybody until then. And no clock of a monitor
-		// may let automation's word stand above a person's.
-		credible := slot.latest.issued <= now.Add(skew).UnixMilli() && slot.latest.origin >= from
-		if credible && cmd.Issued <= slot.latest.issued {
+		// No clock of a monitor may let automation's word stand above a person's.
+		if credible(slot.latest.issued, now, skew) && slot.latest.origin >= from && cmd.Issued < slot.latest.issued {
 			return ReasonSuperseded
 		}
 	}
 	return ""
 }
 
-// checkRow judges whether automation may begin cmd, or go on with it, and
-// returns how many renewals then lead to it. A row is what automation keeps in
-// force without a gap: it has a greatest length, and a pause follows it.
-func (s *state) checkRow(cmd wire.Command, renewals int, coolDown time.Duration, now time.Time) (int, string) {
+// credible reports whether a command that was accepted as issued then may count
+// now. One that lies in the future was accepted under a clock that was wrong,
+// and must not silence everybody until then.
+func credible(issued int64, now time.Time, skew time.Duration) bool {
+	return issued <= now.Add(skew).UnixMilli()
+}
+
+// checkRow judges whether automation may begin a row with cmd, or go on with
+// one, and returns how many renewals then led to it. It compares times of the
+// monitor's own clock.
+func (s *state) checkRow(cmd wire.Command, sender string, policy policies.Automatic, now time.Time, skew time.Duration) (int, string) {
 	act := actions[cmd.Command]
 	if act.ends {
 		return 0, ""
 	}
-	row := 0
+	length, verdict := 0, ""
 	for _, p := range s.of(cmd.Server) {
-		slot := &p.slots[act.kind]
-		if slot.current != nil {
-			row = max(row, slot.row+1)
+		last, ok := p.slots[act.kind].rows[rowKey{sender, cmd.Cause}]
+		if !ok || !credible(last.issued, now, skew) || cmd.Issued >= last.end+policy.CoolDown.Milliseconds() {
 			continue
 		}
-		// A tenth is for the monitor's clock, which counts the same pause.
-		if now.Before(slot.ended.Add(coolDown - coolDown/10)) {
-			return 0, ReasonCoolingDown
+		length = max(length, last.renewals+1)
+		if length > policy.Renewals {
+			verdict = ReasonCoolingDown
+			if cmd.Issued < last.end {
+				verdict = ReasonRenewals
+			}
 		}
 	}
-	if row > renewals {
-		return 0, ReasonRenewals
-	}
-	return row, ""
+	return length, verdict
 }
 
 // change is what a command did to the state, for undoing it.
@@ -142,20 +153,34 @@ type change struct {
 }
 
 // take makes m the latest of its kind in its pools: in force, or, for a command
-// that ends, nothing in force.
+// that ends, nothing in force from now on.
 func (s *state) take(m *mitigation, now time.Time) change {
 	act := actions[m.cmd.Command]
 	ch := change{pools: s.of(m.cmd.Server)}
 	for _, p := range ch.pools {
 		slot := &p.slots[act.kind]
-		ch.before = append(ch.before, *slot)
-		if act.ends {
-			slot.end(now)
-		} else {
-			slot.current, slot.row = m, m.row
-		}
+		before := *slot
+		before.rows = maps.Clone(slot.rows)
+		ch.before = append(ch.before, before)
 		slot.latest = stamp{key: m.key, issued: m.cmd.Issued, origin: m.origin}
 		p.dirty, p.retry = true, time.Time{}
+		if act.ends {
+			slot.current = nil
+			for why, r := range slot.rows {
+				r.end = min(r.end, now.UnixMilli())
+				slot.rows[why] = r
+			}
+			continue
+		}
+		slot.current = m
+		if m.origin == automatic {
+			if slot.rows == nil {
+				slot.rows = make(map[rowKey]row)
+			}
+			slot.rows[rowKey{m.key.Sender, m.cmd.Cause}] = row{
+				last: m.key, renewals: m.row, issued: m.cmd.Issued, end: until(m.cmd),
+			}
+		}
 	}
 	return ch
 }
@@ -173,9 +198,9 @@ func (s *state) undo(m *mitigation, ch change) {
 }
 
 // end takes m, which take has brought into force, out of it.
-func (s *state) end(m *mitigation, now time.Time) {
+func (s *state) end(m *mitigation) {
 	for _, p := range s.of(m.cmd.Server) {
-		p.slots[actions[m.cmd.Command].kind].end(now)
+		p.slots[actions[m.cmd.Command].kind].current = nil
 	}
 }
 
@@ -189,7 +214,7 @@ func (s *state) lapse(now time.Time) []*mitigation {
 			if m == nil || !m.over(now) {
 				continue
 			}
-			slot.end(now)
+			slot.current = nil
 			p.dirty, p.retry = true, time.Time{}
 			if !slices.Contains(ended, m) {
 				ended = append(ended, m)
@@ -211,13 +236,19 @@ func (s *state) holds(key journal.Key) bool {
 	return false
 }
 
-// needs reports whether the journal must keep key: without the latest of each
-// slot, a restart would let an older command win.
+// needs reports whether the journal must keep key. Without the latest of each
+// slot, a restart would let an older command win; without the last of each row,
+// it would begin a new one.
 func (s *state) needs(key journal.Key) bool {
 	for _, p := range s.pools {
 		for _, slot := range p.slots {
 			if slot.latest.key == key || slot.current != nil && slot.current.key == key {
 				return true
+			}
+			for _, r := range slot.rows {
+				if r.last == key {
+					return true
+				}
 			}
 		}
 	}

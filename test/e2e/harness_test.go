@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -51,14 +52,14 @@ func run(m *testing.M) int {
 type bank struct {
 	dir      string
 	layout   provision.Layout
-	ids      map[pki.Role]pki.Identity
+	ids      map[pki.Role]pki.Identity // the first of each role
 	broker   string // address
 	balancer string // address
 }
 
 // newBank provisions a site with one part of each role, short intervals, and
-// free ports.
-func newBank(t *testing.T) *bank {
+// free ports. more adds to the inventory.
+func newBank(t *testing.T, more ...func(*provision.Inventory)) *bank {
 	t.Helper()
 	dir := t.TempDir()
 	b := &bank{dir: dir, layout: provision.Layout{Dir: dir}, ids: make(map[pki.Role]pki.Identity), broker: freePort(t), balancer: freePort(t)}
@@ -74,12 +75,17 @@ func newBank(t *testing.T) *bank {
 			People:      []provision.Person{{Role: pki.RoleOperator, Name: "alice"}, {Role: pki.RoleViewer, Name: "vera"}},
 		}},
 	}
+	for _, add := range more {
+		add(&inv)
+	}
 	ids, err := stack.Prepare(dir, inv, time.Now(), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, id := range ids {
-		b.ids[id.Role] = id
+		if _, ok := b.ids[id.Role]; !ok { // the first of each role is the one that runs
+			b.ids[id.Role] = id
+		}
 	}
 	b.configure(t, pki.RoleSensor, "interval: 5s", "interval: 1s\ndigest_interval: 3s")
 	b.configure(t, pki.RoleMonitor, "mode: act", "mode: act\nhold: 2s\ndigest_interval: 3s")
@@ -171,6 +177,49 @@ func (p *process) stop(t *testing.T) {
 		t.Errorf("%s did not end", p.name)
 		p.cmd.Process.Kill()
 	}
+}
+
+// kill ends a process as a crash would.
+func (p *process) kill(t *testing.T) {
+	t.Helper()
+	if err := p.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	p.done <- <-p.done
+}
+
+// entry is one line of a process's log.
+type entry map[string]any
+
+// entries returns the lines that a process has logged. A line that is no JSON
+// is none of its log.
+func (p *process) entries() []entry {
+	var all []entry
+	for line := range strings.Lines(p.output()) {
+		var e entry
+		if json.Unmarshal([]byte(line), &e) == nil {
+			all = append(all, e)
+		}
+	}
+	return all
+}
+
+// logged returns the lines that hold all the members of want.
+func (p *process) logged(want entry) []entry {
+	return slices.DeleteFunc(p.entries(), func(e entry) bool {
+		for k, v := range want {
+			if e[k] != v {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// awaitLog waits for a line that holds all the members of want.
+func (p *process) awaitLog(t *testing.T, want entry) {
+	t.Helper()
+	await(t, 30*time.Second, fmt.Sprintf("%s logs %v", p.name, want), func() bool { return len(p.logged(want)) > 0 })
 }
 
 // daemon starts a part from its configuration file.

@@ -22,7 +22,7 @@ import (
 func TestVerifyAcceptsWhatPackageTlogWrote(t *testing.T) {
 	for _, sizes := range [][]int64{
 		{0}, {1}, {2}, {3}, {255}, {256}, {257}, {511}, {512}, {513}, {1, 2, 3}, {100, 300, 301, 700},
-		{256, 512}, {65535}, {65536}, {65537}, {65536, 65800, 66000},
+		{256, 512}, {65535}, {65536, 65537, 66000},
 	} {
 		t.Run(fmt.Sprint(sizes), func(t *testing.T) {
 			l := grown(t, sizes...)
@@ -70,10 +70,10 @@ func TestVerifyNamesTheChangedByte(t *testing.T) {
 			step = 1
 		}
 		for at := 0; at < len(file.Data); at += step {
-			checkChanged(t, l, path, at)
+			checkChanged(t, l, path, at, 0x01, 0x20, 0x80)
 		}
 		if len(file.Data) > 0 {
-			checkChanged(t, l, path, len(file.Data)-1)
+			checkChanged(t, l, path, len(file.Data)-1, 0x01, 0x20, 0x80)
 		}
 	}
 }
@@ -85,16 +85,14 @@ func TestVerifyNamesTheChangedByteInATallTree(t *testing.T) {
 		"tile/2/000.p/1", "tile/1/000", "tile/1/001.p/1", "tile/0/255", "tile/0/256", "tile/0/257.p/208", "tile/0/001.p/44",
 		"tile/entries/000", "tile/entries/256", "tile/entries/257.p/208", "tile/entries/001.p/44",
 	} {
-		for _, at := range []int{0, len(l.files[path].Data) / 2, len(l.files[path].Data) - 1} {
-			checkChanged(t, l, path, at)
-		}
+		checkChanged(t, l, path, len(l.files[path].Data)/2, 1)
 	}
 }
 
-func checkChanged(t *testing.T, l *testLog, path string, at int) {
+func checkChanged(t *testing.T, l *testLog, path string, at int, flips ...byte) {
 	t.Helper()
 	content := l.files[path].Data
-	for _, flip := range []byte{0x01, 0x20, 0x80} {
+	for _, flip := range flips {
 		fsys := l.copied()
 		changed(fsys, path, at, flip)
 		_, err := Verify(t.Context(), l.config(fsys), nil)
