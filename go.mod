@@ -1,6 +1,6 @@
 module levee
 
-go 1.26.0
+go 1.26.1
 
 require (
 	github.com/eclipse/paho.mqtt.golang v1.5.1

@@ -2,10 +2,17 @@
 package main
 
 import (
+	"log/slog"
 	"os"
 
 	"levee/internal/daemon"
+	"levee/internal/translog"
 	"levee/services/recorder"
 )
 
-func main() { os.Exit(daemon.Main("levee-recorder", os.Args[1:], os.Stderr, recorder.Open)) }
+func main() {
+	os.Exit(daemon.Main("levee-recorder", os.Args[1:], os.Stderr, func(file string, log *slog.Logger) (*recorder.Part, error) {
+		translog.RouteLibraryLogs(log)
+		return recorder.Open(file, log)
+	}))
+}

@@ -21,13 +21,13 @@ import (
 	"levee/internal/provision"
 	"levee/internal/site"
 	"levee/internal/stack"
+	"levee/internal/translog"
 	"levee/internal/watch"
 	"levee/pki"
 )
 
-// upSession is the operator's session that `levee up` itself watches with; 0
-// to 2 are left for people's terminals.
-const upSession = 3
+// upSession is the operator's session that `levee up` itself watches with.
+const upSession = peopleSessions
 
 func platformCommands() []*cobra.Command { return []*cobra.Command{upCommand()} }
 
@@ -78,9 +78,12 @@ func up(ctx context.Context, dir string, first provision.Inventory, quiet bool, 
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	unlock, err := lockDir(dir)
+	unlock, taken, err := tryLock(filepath.Join(dir, "lock"))
 	if err != nil {
 		return err
+	}
+	if !taken {
+		return fmt.Errorf("%s is in use by another levee up", dir)
 	}
 	defer unlock()
 	inv, err := inventoryOf(dir, first)
@@ -93,6 +96,7 @@ func up(ctx context.Context, dir string, first provision.Inventory, quiet bool, 
 	}
 	defer logFile.Close()
 	log := slog.New(slog.NewMultiHandler(slog.NewJSONHandler(logFile, nil), daemon.NewQuietLog(stderr).Handler()))
+	translog.RouteLibraryLogs(log)
 	ids, err := stack.Prepare(dir, inv, time.Now(), log)
 	if err != nil {
 		return err

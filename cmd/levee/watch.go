@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -27,7 +28,7 @@ type bundleFlags struct {
 func (f *bundleFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.dir, "dir", defaultDir, "state `directory` of levee up, to find the operator's bundle in")
 	cmd.Flags().StringVar(&f.bundle, "bundle", "", "a person's bundle `directory`, in place of the one in --dir")
-	cmd.Flags().IntVar(&f.session, "session", 0, "which of your four sessions this is, `0` to 3; a second one with the same number ends the first")
+	cmd.Flags().IntVar(&f.session, "session", -1, "which of your four sessions this is, `0` to 3, where several machines share a bundle; by default one that no process here uses")
 }
 
 // open opens the chosen bundle, or the only operator's of --dir.
@@ -50,6 +51,29 @@ func (f *bundleFlags) open(now time.Time) (*site.Bundle, error) {
 	// A person's tool accepts an evaluation root: it acts on nothing, and the
 	// root is the one in the person's own bundle.
 	return site.Open(site.Settings{Bundle: config.Path(dir), State: config.Path(filepath.Join(dir, "state")), Evaluation: true}, now)
+}
+
+// claim returns the number of a session that no other process on this machine
+// uses: a second session with the same number would end the first, and the two
+// would go on ending each other.
+func (f *bundleFlags) claim(b *site.Bundle) (instance int, release func(), err error) {
+	if f.session >= 0 {
+		return f.session, func() {}, nil
+	}
+	for n := range peopleSessions {
+		release, taken, err := claimSession(b, n)
+		if err != nil || taken {
+			return n, release, err
+		}
+	}
+	return 0, nil, fmt.Errorf("all %d sessions of %s are in use on this machine", peopleSessions, b.Identity.Sender())
+}
+
+// peopleSessions are for people's terminals; the fourth is for levee up.
+const peopleSessions = 3
+
+func claimSession(b *site.Bundle, n int) (release func(), taken bool, err error) {
+	return tryLock(filepath.Join(b.State, "session-"+strconv.Itoa(n)))
 }
 
 func watchCommand() *cobra.Command {
@@ -77,10 +101,15 @@ func watchCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			instance, release, err := flags.claim(bundle)
+			if err != nil {
+				return err
+			}
+			defer release()
 			ctx, cancel := context.WithCancel(cmd.Context())
 			defer cancel()
 			viewer := watch.New(&counted{Writer: cmd.OutOrStdout(), left: count, done: cancel}, asJSON)
-			s, err := watchSession(bundle, flags.session, viewer, cmd.ErrOrStderr())
+			s, err := watchSession(bundle, instance, viewer, cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}

@@ -53,25 +53,31 @@ func (l *ledger) drop() {
 	l.next++
 }
 
-// bound closes the open range when it is as long as a digest may be.
+// bound closes the open range when it is as long as a digest may be. One in
+// which there is nothing to vouch for, as in a long outage, needs no digest of
+// its own.
 func (l *ledger) bound() {
-	if l.next-l.first >= maxCovered || len(l.dropped) >= maxRanges {
-		l.close()
+	if l.next-l.first < maxCovered && len(l.dropped) < maxRanges {
+		return
 	}
+	if l.covered > 0 {
+		l.close()
+		return
+	}
+	l.lost = insert(l.lost, wire.Drop{Boot: l.boot, First: l.first, Last: l.next - 1})
+	l.first, l.dropped = l.next, nil
 }
 
-// close ends the open range: a digest is owed for it, unless there is nothing
-// in it to vouch for.
+// close ends the open range, for which a digest is owed from now on.
 func (l *ledger) close() {
-	if l.covered > 0 {
-		l.owed = append(l.owed, wire.Digest{Boot: l.boot, First: l.first, Last: l.next - 1, Dropped: slices.Concat([]wire.Drop{}, l.lost, l.dropped),
-			Hash: base64.RawURLEncoding.EncodeToString(l.hash.Sum(nil))})
-		l.lost = nil
-	} else if l.next > l.first {
-		l.lost = insert(l.lost, wire.Drop{Boot: l.boot, First: l.first, Last: l.next - 1})
+	if l.next == l.first {
+		return
 	}
+	l.owed = append(l.owed, wire.Digest{Boot: l.boot, First: l.first, Last: l.next - 1,
+		Dropped: append(append([]wire.Drop{}, l.lost...), l.dropped...), // never null
+		Hash:    base64.RawURLEncoding.EncodeToString(l.hash.Sum(nil))})
 	l.hash.Reset()
-	l.first, l.covered, l.dropped = l.next, 0, nil
+	l.first, l.covered, l.dropped, l.lost = l.next, 0, nil, nil
 	if len(l.owed) > maxOwed {
 		l.lose(l.take())
 	}

@@ -53,8 +53,8 @@ type bank struct {
 	dir      string
 	layout   provision.Layout
 	ids      map[pki.Role]pki.Identity // the first of each role
-	broker   string // address
-	balancer string // address
+	broker   string                    // address
+	balancer string                    // address
 }
 
 // newBank provisions a site with one part of each role, short intervals, and
