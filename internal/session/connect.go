@@ -81,7 +81,7 @@ func (s *Session) connection(ctx context.Context, address string, digest <-chan 
 	lost := make(chan error, 1)
 	l := &link{conn: conn, client: mqtt.NewClient(s.options(conn, lost)), lost: lost}
 	defer l.close()
-	if err := l.wait(ctx, l.client.Connect(), ackTimeout); err != nil {
+	if _, err := l.do(ctx, l.client.Connect); err != nil {
 		return fmt.Errorf("connecting: %w", err)
 	}
 	if err := l.subscribe(ctx, s.config.Filters); err != nil {
@@ -92,7 +92,7 @@ func (s *Session) connection(ctx context.Context, address string, digest <-chan 
 	s.config.Log.Info("connected", slog.String("broker", address), slog.String("client", s.clientID),
 		slog.Int("filters", len(s.config.Filters)))
 	if s.outbox == nil {
-		return l.wait(ctx, nil, 0)
+		return l.ended(ctx)
 	}
 	return s.deliver(ctx, l, digest)
 }
@@ -102,7 +102,7 @@ func (s *Session) deliver(ctx context.Context, l *link, digest <-chan time.Time)
 	s.outbox.again()
 	sending := context.WithoutCancel(ctx)
 	for {
-		sent, err := s.send(sending, l, ackTimeout)
+		sent, err := s.send(sending, l)
 		if err != nil {
 			return err
 		}
@@ -120,7 +120,7 @@ func (s *Session) deliver(ctx context.Context, l *link, digest <-chan time.Time)
 		case err := <-l.lost:
 			return err
 		case <-l.conn.closed:
-			return l.reason()
+			return l.reason(errClosed)
 		case <-ctx.Done():
 			return s.drain(sending, l)
 		}
@@ -144,7 +144,7 @@ func (s *Session) drain(ctx context.Context, l *link) error {
 
 func (s *Session) flush(ctx context.Context, l *link) error {
 	for {
-		if sent, err := s.send(ctx, l, ackTimeout); err != nil || !sent {
+		if sent, err := s.send(ctx, l); err != nil || !sent {
 			return err
 		}
 	}
@@ -152,12 +152,12 @@ func (s *Session) flush(ctx context.Context, l *link) error {
 
 // send sends the oldest message that waits, if there is one, and waits until it
 // is acknowledged.
-func (s *Session) send(ctx context.Context, l *link, limit time.Duration) (sent bool, err error) {
+func (s *Session) send(ctx context.Context, l *link) (sent bool, err error) {
 	out, ok := s.outbox.next(time.Now())
 	if !ok {
 		return false, nil
 	}
-	if err := l.wait(ctx, l.client.Publish(out.name, 1, false, out.raw), limit); err != nil {
+	if _, err := l.do(ctx, func() mqtt.Token { return l.client.Publish(out.name, 1, false, out.raw) }); err != nil {
 		return false, fmt.Errorf("publishing on %s: %w", out.name, err)
 	}
 	s.outbox.acknowledged(out, time.Now())
@@ -232,64 +232,72 @@ func (l *link) close() {
 // subscribe asks for each filter in a packet of its own, so that the answer has
 // one form and the guard can tell.
 func (l *link) subscribe(ctx context.Context, filters []string) error {
-	tokens := make([]mqtt.Token, len(filters))
-	for i, filter := range filters {
-		tokens[i] = l.client.Subscribe(filter, 1, nil)
-	}
-	for i, filter := range filters {
-		if err := l.wait(ctx, tokens[i], ackTimeout); err != nil {
+	for _, filter := range filters {
+		token, err := l.do(ctx, func() mqtt.Token { return l.client.Subscribe(filter, 1, nil) })
+		if err != nil {
 			return fmt.Errorf("subscribing: %w", err)
 		}
 		// The library reports a refused filter as success.
-		token, ok := tokens[i].(*mqtt.SubscribeToken)
+		result, ok := token.(*mqtt.SubscribeToken)
 		if !ok {
 			return errors.New("subscribing: the library returned no result")
 		}
-		if code, ok := token.Result()[filter]; !ok || code > 1 {
+		if code, ok := result.Result()[filter]; !ok || code > 1 {
 			return fmt.Errorf("subscribing: the broker refused %s (code %#x)", filter, code)
 		}
 	}
 	return nil
 }
 
-// wait returns when token completes, or with an error when the connection or
-// ctx ends or the limit passes. Without a token it waits for the end alone.
-func (l *link) wait(ctx context.Context, token mqtt.Token, limit time.Duration) error {
-	var (
-		done    <-chan struct{}
-		timeout <-chan time.Time
-	)
-	if token != nil {
-		timer := time.NewTimer(limit)
-		defer timer.Stop()
-		done, timeout = token.Done(), timer.C
-	}
+// do has the library do something and waits until it is acknowledged. On a
+// connection that is closed the library would block for its write timeout.
+func (l *link) do(ctx context.Context, action func() mqtt.Token) (mqtt.Token, error) {
 	select {
-	case <-done:
-		return token.Error()
-	case <-timeout:
-		return errors.New("no answer in time")
+	case <-l.conn.closed:
+		return nil, l.reason(errClosed)
+	default:
+	}
+	token := action()
+	timer := time.NewTimer(ackTimeout)
+	defer timer.Stop()
+	select {
+	case <-token.Done():
+		if err := token.Error(); err != nil {
+			return nil, l.reason(err)
+		}
+		return token, nil
+	case <-l.conn.closed:
+		err := l.reason(errClosed)
+		if failed := token.Error(); failed != nil && errors.Is(err, errClosed) {
+			err = failed
+		}
+		return nil, err
+	case <-timer.C:
+		return nil, errors.New("no answer in time")
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// ended waits for the end of the connection, or of ctx.
+func (l *link) ended(ctx context.Context) error {
+	select {
 	case err := <-l.lost:
 		return err
 	case <-l.conn.closed:
-		// The library closes first and says why afterwards.
-		select {
-		case <-done:
-			return token.Error()
-		case <-time.After(grace):
-			return l.reason()
-		}
+		return l.reason(errClosed)
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
-// reason returns why the connection was closed, if the library says so in time.
-func (l *link) reason() error {
+// reason returns why the connection was closed, if the library says so in time:
+// it closes first, fails what waits, and tells afterwards. Else it returns err.
+func (l *link) reason(err error) error {
 	select {
-	case err := <-l.lost:
-		return err
+	case lost := <-l.lost:
+		return lost
 	case <-time.After(grace):
-		return errClosed
+		return err
 	}
 }

@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -191,35 +190,41 @@ func (p *process) kill(t *testing.T) {
 // entry is one line of a process's log.
 type entry map[string]any
 
-// entries returns the lines that a process has logged. A line that is no JSON
-// is none of its log.
-func (p *process) entries() []entry {
-	var all []entry
-	for line := range strings.Lines(p.output()) {
+// mark is a place in a process's log.
+type mark int
+
+// mark returns the end of what the process has written.
+func (p *process) mark() mark {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return mark(p.out.Len())
+}
+
+// logged returns the lines after a mark that hold all the members of want.
+func (p *process) logged(after mark, want entry) []entry {
+	var found []entry
+	for line := range strings.Lines(p.output()[after:]) {
 		var e entry
-		if json.Unmarshal([]byte(line), &e) == nil {
-			all = append(all, e)
+		if json.Unmarshal([]byte(line), &e) == nil && e.holds(want) {
+			found = append(found, e)
 		}
 	}
-	return all
+	return found
 }
 
-// logged returns the lines that hold all the members of want.
-func (p *process) logged(want entry) []entry {
-	return slices.DeleteFunc(p.entries(), func(e entry) bool {
-		for k, v := range want {
-			if e[k] != v {
-				return true
-			}
+func (e entry) holds(want entry) bool {
+	for k, v := range want {
+		if e[k] != v {
+			return false
 		}
-		return false
-	})
+	}
+	return true
 }
 
-// awaitLog waits for a line that holds all the members of want.
-func (p *process) awaitLog(t *testing.T, want entry) {
+// awaitLog waits for a line after a mark that holds all the members of want.
+func (p *process) awaitLog(t *testing.T, after mark, want entry) {
 	t.Helper()
-	await(t, 30*time.Second, fmt.Sprintf("%s logs %v", p.name, want), func() bool { return len(p.logged(want)) > 0 })
+	await(t, 30*time.Second, fmt.Sprintf("%s logs %v", p.name, want), func() bool { return len(p.logged(after, want)) > 0 })
 }
 
 // daemon starts a part from its configuration file.

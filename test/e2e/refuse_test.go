@@ -3,7 +3,6 @@ package e2e
 import (
 	"crypto/tls"
 	"errors"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -12,7 +11,6 @@ import (
 	"levee/internal/provision"
 	"levee/internal/wire"
 	"levee/pki"
-	"levee/pki/ca"
 	"levee/test/rawmqtt"
 )
 
@@ -39,7 +37,7 @@ func newArena(t *testing.T) *arena {
 		})
 	})
 	a := &arena{bank: b, process: b.daemon(t, pki.RoleBroker)}
-	a.process.awaitLog(t, entry{"msg": "broker listens"})
+	a.process.awaitLog(t, 0, entry{"msg": "broker listens"})
 	a.tap, a.fence = b.tap(t), b.fence(t, "web-3")
 	return a
 }
@@ -49,11 +47,12 @@ func newArena(t *testing.T) *arena {
 // checks what is seen at the socket and returns what the line must hold.
 func (a *arena) refused(t *testing.T, reason string, attack func(t *testing.T) entry) {
 	t.Helper()
+	before := a.process.mark()
 	for range 8 {
 		want := attack(t)
 		want["reason"] = reason
 		for deadline := time.Now().Add(1100 * time.Millisecond); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-			if len(a.process.logged(want)) > 0 {
+			if len(a.process.logged(before, want)) > 0 {
 				a.fence.pass(t, a.tap)
 				return
 			}
@@ -79,7 +78,8 @@ func TestRefuseConnections(t *testing.T) {
 	web1 := a.steal(t, pki.RoleSensor, "web-1")
 	monitor := a.steal(t, pki.RoleMonitor, "mon-1")
 	expired := a.mint(t, web1.id, time.Second)
-	foreign := newForeignBank(t).steal(t, pki.RoleSensor, "web-1")
+	// Another deployment, all of whose names are the same.
+	foreign := newBank(t).steal(t, pki.RoleSensor, "web-1")
 	alone := web1.cert
 	alone.Certificate = alone.Certificate[:1]
 
@@ -339,69 +339,3 @@ func TestRefuseMessages(t *testing.T) {
 		})
 	}
 }
-
-// alert returns the next honest alert of a monitor, and its topic.
-func (p *party) alert(t *testing.T) (topic string, raw []byte) {
-	t.Helper()
-	topic = p.topic(wire.KindAlert)
-	return topic, p.sign(t, p.header(topic), p.anAlert())
-}
-
-func (p *party) anAlert() *wire.Alert {
-	return &wire.Alert{Timestamp: unixSeconds(time.Now()), Alert: wire.AlertCPU, State: wire.StateRaised, Incident: wire.NewID(),
-		Server: "web-1", Metric: "cpu_usage", Value: 99, Threshold: 80}
-}
-
-// command returns the next honest command of a monitor, and its topic.
-func (p *party) command(t *testing.T) (topic string, raw []byte) {
-	t.Helper()
-	topic = p.topic(wire.KindCommand)
-	return topic, p.sign(t, p.header(topic), p.limit())
-}
-
-// limit is a command that the default policy lets a monitor give by itself.
-func (p *party) limit() *wire.Command {
-	now := time.Now()
-	return &wire.Command{Timestamp: unixSeconds(now), ID: wire.NewID(), Command: wire.EnableRateLimiting, Controller: "lb-1", Server: "web-1",
-		Parameters: wire.Parameters{RatePerSecond: 5, Burst: 10}, Issued: now.UnixMilli(), TTL: 30,
-		Cause: "active_tcp_connections", Incident: wire.NewID(), Sensors: []string{"web-1"}}
-}
-
-// newForeignBank is another deployment whose names are all the same.
-func newForeignBank(t *testing.T) *bank {
-	t.Helper()
-	return newBank(t)
-}
-
-// mint makes a certificate with the site's own machine authority, which is what
-// a captured issuer can do, for a key that nobody was given.
-func (b *bank) mint(t *testing.T, id pki.Identity, lifetime time.Duration) *party {
-	t.Helper()
-	path := filepath.Join(b.layout.Authority(), id.Site, "machine-ca")
-	signer, err := pki.ReadKey(path + ".key")
-	if err != nil {
-		t.Fatal(err)
-	}
-	certificate, err := pki.ReadCertificate(path + ".pem")
-	if err != nil {
-		t.Fatal(err)
-	}
-	key, err := ca.NewKey(id.Role)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf, err := ca.IssueLeaf(ca.Issuer{Certificate: certificate, Signer: signer}, id, key.Public(), ca.Names{}, lifetime, time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	keyPEM, err := ca.MarshalKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := pki.ParseCredential(keyPEM, ca.MarshalCertificates(leaf, certificate))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return newParty(t, id, c)
-}
-

@@ -1,0 +1,643 @@
+package session
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"levee/envelope"
+	"levee/internal/confirm"
+	"levee/internal/site"
+	"levee/internal/wire"
+	"levee/pki"
+	"levee/pki/ca"
+)
+
+var ramOfWeb1 = wire.Topic{Kind: wire.KindRAM, Site: "melb", Role: "sensor", Name: "web-1"}
+
+// run runs s until the test ends or stop is called, which waits for it.
+func run(t testing.TB, s *Session) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	stopped := false
+	stop = func() {
+		cancel()
+		if !stopped {
+			if err := <-done; err != nil {
+				t.Errorf("running: %v", err)
+			}
+			stopped = true
+		}
+	}
+	t.Cleanup(stop)
+	return stop
+}
+
+func sensorTo(t testing.TB, log *logBuffer, brokers ...*fakeBroker) *Session {
+	t.Helper()
+	return openSession(t, identity("melb", pki.RoleSensor, "web-1"), func(c *Config) {
+		toward(c, brokers...)
+		c.Filters, c.Handle, c.Log = nil, nil, log.logger()
+	})
+}
+
+func TestConfigIsChecked(t *testing.T) {
+	sensor := openBundle(t, identity("melb", pki.RoleSensor, "web-1"))
+	person := openBundle(t, identity("melb", pki.RoleOperator, "ann"))
+	with := func(change func(*site.Bundle)) *site.Bundle {
+		b := *sensor
+		document := *b.Document
+		b.Document = &document
+		change(&b)
+		return &b
+	}
+	handle := func(Delivery) {}
+	other := worldLayout(t).Bundle(identity("melb", pki.RoleSensor, "web-2")) + "/" + site.FileKeys
+	monitor := worldLayout(t).Bundle(identity("melb", pki.RoleMonitor, "m1"))
+	short := openBundle(t, identity("melb", pki.RoleMonitor, "m1"))
+	text, err := os.ReadFile(monitor + "/" + site.FileKeys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	short.KeyFile = t.TempDir() + "/keys"
+	cut := strings.LastIndex(string(text), "-----BEGIN")
+	if err := os.WriteFile(short.KeyFile, text[:cut], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]Config{
+		"no bundle":                           {Log: quiet()},
+		"no logger":                           {Bundle: sensor},
+		"filters without a handler":           {Bundle: sensor, Log: quiet(), Filters: []string{"public/#"}},
+		"a filter that policy does not grant": {Bundle: sensor, Log: quiet(), Handle: handle, Filters: []string{"melb/bank_server/metrics/ram/+"}},
+		"another site's":                      {Bundle: sensor, Log: quiet(), Handle: handle, Filters: []string{"syd/bank_server/revocations/+"}},
+		"all there is":                        {Bundle: person, Log: quiet(), Handle: handle, Filters: []string{"#"}},
+		"digests faster than a second":        {Bundle: sensor, Log: quiet(), Digest: time.Millisecond},
+		"a machine's second session":          {Bundle: sensor, Log: quiet(), Instance: 1},
+		"a person's fifth session":            {Bundle: person, Log: quiet(), Instance: 4},
+		"a person's session below the first":  {Bundle: person, Log: quiet(), Instance: -1},
+		"no envelope keys":                    {Bundle: with(func(b *site.Bundle) { b.KeyFile += ".gone" }), Log: quiet()},
+		"another sender's keys":               {Bundle: with(func(b *site.Bundle) { b.KeyFile = other }), Log: quiet()},
+		"a role key less than policy grants":  {Bundle: short, Log: quiet()},
+		"a generation that nobody accepts": {Bundle: with(func(b *site.Bundle) {
+			b.Document.Generations = []site.Generation{{Sender: "melb/sensor/web-1", Minimum: 2}}
+		}), Log: quiet()},
+		"a state directory that does not open": {Bundle: with(func(b *site.Bundle) { b.State += "/gone" }), Log: quiet()},
+	} {
+		if s, err := New(c); err == nil {
+			t.Errorf("%s: accepted", name)
+			s.Close()
+		}
+	}
+	// None of them left the windows locked, or counted a start.
+	s, err := New(Config{Bundle: sensor, Log: quiet()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+}
+
+// A start that fails after the windows were opened lets go of them.
+func TestFailedStartReleasesTheWindows(t *testing.T) {
+	b := openBundle(t, identity("melb", pki.RoleSensor, "web-1"))
+	boot := b.State + "/boot"
+	if err := os.WriteFile(boot, []byte("damaged"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := New(Config{Bundle: b, Log: quiet()}); err == nil {
+		t.Fatal("a damaged boot counter was accepted")
+	}
+	if err := os.Remove(boot); err != nil {
+		t.Fatal(err)
+	}
+	s, err := New(Config{Bundle: b, Log: quiet()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+}
+
+func TestPublishRefusesWhatWouldNotArrive(t *testing.T) {
+	s := sensorTo(t, new(logBuffer), melbBroker(t))
+	for name, test := range map[string]struct {
+		topic   wire.Topic
+		payload any
+	}{
+		"another sensor's topic":  {wire.Topic{Kind: wire.KindRAM, Site: "melb", Role: "sensor", Name: "web-2"}, &ram},
+		"another site's":          {wire.Topic{Kind: wire.KindRAM, Site: "syd", Role: "sensor", Name: "web-1"}, &ram},
+		"another role's":          {wire.Topic{Kind: wire.KindAlert, Site: "melb", Role: "monitor", Name: "web-1"}, &ram},
+		"a command":               {wire.Topic{Kind: wire.KindCommand, Site: "melb", Role: "sensor", Name: "web-1"}, &ram},
+		"a public topic":          {wire.Topic{Kind: wire.KindPublic}, &ram},
+		"no topic":                {wire.Topic{}, &ram},
+		"a payload that is none":  {ramOfWeb1, []int{1}},
+		"a payload over the size": {ramOfWeb1, map[string]string{"a": strings.Repeat("x", 4096)}},
+	} {
+		if err := s.Publish(test.topic, test.payload); err == nil {
+			t.Errorf("%s: queued", name)
+		}
+	}
+	ann := openSession(t, identity("melb", pki.RoleOperator, "ann"), nil)
+	if err := ann.Publish(ramOfWeb1, &ram); err == nil {
+		t.Error("a person published")
+	}
+	if s.outbox.waiting() != 0 {
+		t.Error("something waits to be sent")
+	}
+}
+
+// What goes over the wire is what the broker's rules ask for, and it is sealed.
+func TestConnectAndPublish(t *testing.T) {
+	b := melbBroker(t)
+	b.start()
+	s := sensorTo(t, new(logBuffer), b)
+	if err := s.Publish(ramOfWeb1, &ram); err != nil {
+		t.Fatal(err)
+	}
+	stop := run(t, s)
+	eventually(t, "the reading is published", func() bool { return len(b.got()) == 1 })
+	<-s.Ready()
+	if !s.Online() {
+		t.Error("it is not online")
+	}
+	c := b.seen()[0]
+	if c.id != "melb_sensor_web-1" || c.level != 4 || c.flags != 2 || c.keepAlive != 20 || c.serverName != "melb.bank.example" || c.peer != "melb_sensor_web-1" {
+		t.Errorf("%+v", c)
+	}
+	monitor := &openSession(t, identity("melb", pki.RoleMonitor, "m1"), nil).receiver
+	p := b.got()[0]
+	if d, got := verdict(monitor, p.topic, p.raw, time.Now()); got != envelope.Accepted || d.Proof != ProofMAC || p.flags != 2 {
+		t.Errorf("%s: %s, flags %x", p.topic, got.String(), p.flags)
+	}
+	stop()
+	if s.Online() {
+		t.Error("it is online after its end")
+	}
+	// At the end it signs for what it sent, and says goodbye.
+	messages := b.got()
+	last := messages[len(messages)-1]
+	if len(messages) != 2 || last.topic != "melb/bank_server/digests/sensor/web-1" || b.goodbyes != 1 {
+		t.Fatalf("%d messages, the last on %s, %d goodbyes", len(messages), last.topic, b.goodbyes)
+	}
+	recorder := &openSession(t, identity("melb", pki.RoleRecorder, "rec-1"), nil).receiver
+	d, got := verdict(recorder, last.topic, last.raw, time.Now())
+	if got != envelope.Accepted || d.Proof != ProofSignature {
+		t.Fatalf("the digest: %s", got.String())
+	}
+	var digest wire.Digest
+	if err := wire.DecodeExact(d.Payload, &digest); err != nil {
+		t.Fatal(err)
+	}
+	tracker := confirm.NewTracker()
+	m, err := envelope.Parse(p.raw, 4096)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tracker.Add("melb/sensor/web-1", m.Nonce, p.raw)
+	if r := tracker.Settle("melb/sensor/web-1", digest); r.Outcome != confirm.Confirmed || r.Seen != 1 {
+		t.Errorf("the digest says %+v", r)
+	}
+}
+
+// Digests come on their interval, however often the connection breaks in
+// between.
+func TestDigestsWithoutALongConnection(t *testing.T) {
+	b := melbBroker(t)
+	b.start()
+	id := identity("melb", pki.RoleSensor, "web-1")
+	s := openSession(t, id, func(c *Config) {
+		toward(c, b)
+		c.Filters, c.Handle, c.Digest = nil, nil, 2*time.Second
+	})
+	run(t, s)
+	<-s.Ready()
+	digests := func() (n int) {
+		for _, p := range b.got() {
+			if p.topic == digestTopic {
+				n++
+			}
+		}
+		return n
+	}
+	eventually(t, "a digest is sent over short connections", func() bool {
+		if err := s.Publish(ramOfWeb1, &ram); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(150 * time.Millisecond)
+		b.kick()
+		return digests() > 0
+	})
+	if len(b.seen()) < 2 {
+		t.Error("the connection never broke")
+	}
+}
+
+// A message that was not acknowledged, and those of the last 15 s that were, go
+// out again on the next connection, byte for byte and in order.
+func TestReconnect(t *testing.T) {
+	b := melbBroker(t)
+	b.puback = func(conn int, p published) bool { return conn > 1 || len(b.got()) < 2 }
+	b.start()
+	log := new(logBuffer)
+	s := sensorTo(t, log, b)
+	for i := range 3 {
+		if err := s.Publish(ramOfWeb1, &wire.RAM{Timestamp: float64(i), Server: "web-1"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run(t, s)
+	eventually(t, "the second message is sent", func() bool { return len(b.got()) == 2 })
+	b.kick()
+	eventually(t, "all are sent again", func() bool { return len(b.got()) >= 5 })
+	got := b.got()
+	if got[2].conn != 2 || !bytes.Equal(got[0].raw, got[2].raw) || !bytes.Equal(got[1].raw, got[3].raw) || got[2].flags&8 != 0 {
+		t.Error("what was sent again is not what was sent")
+	}
+	monitor := &openSession(t, identity("melb", pki.RoleMonitor, "m1"), nil).receiver
+	var reasons []string
+	for _, p := range got[:5] {
+		_, reason := verdict(monitor, p.topic, p.raw, time.Now())
+		reasons = append(reasons, reason.String())
+	}
+	if want := []string{"accepted", "accepted", "redelivered", "redelivered", "accepted"}; !slices.Equal(reasons, want) {
+		t.Errorf("a receiver says %v", reasons)
+	}
+	if _, sent := s.Losses(); sent != 0 {
+		t.Errorf("%d messages were given up", sent)
+	}
+	if len(log.lines("not connected")) == 0 {
+		t.Error("the loss of the connection is not in the log")
+	}
+}
+
+// The library calls a refused subscription a success.
+func TestRefusedSubscription(t *testing.T) {
+	for name, codes := range map[string][]byte{"refused": {0x80}, "an undefined code": {3}, "QoS 2": {2}} {
+		t.Run(name, func(t *testing.T) {
+			b := melbBroker(t)
+			b.suback = func(conn int, filter string) []byte {
+				if conn < 3 && filter == "melb/bank_server/metrics/ram/+" {
+					return codes
+				}
+				return []byte{1}
+			}
+			b.start()
+			log := new(logBuffer)
+			s := openSession(t, identity("melb", pki.RoleMonitor, "m1"), func(c *Config) {
+				toward(c, b)
+				c.Log = log.logger()
+				c.Filters = []string{"melb/bank_server/metrics/cpu/+", "melb/bank_server/metrics/ram/+"}
+			})
+			run(t, s)
+			eventually(t, "it tries again", func() bool { return len(b.seen()) == 2 })
+			if s.Online() {
+				t.Error("it is online without its readings")
+			}
+			select {
+			case <-s.Ready():
+				t.Error("it is ready without its readings")
+			default:
+			}
+			<-s.Ready() // the third time all is granted
+			if lines := log.lines("refused melb/bank_server/metrics/ram/+"); len(lines) != 2 || !strings.Contains(lines[0], "level=WARN") {
+				t.Errorf("in the log: %q", lines)
+			}
+		})
+	}
+}
+
+// A captured broker may answer anything. Nothing of it stops the process, and
+// the session comes back.
+func TestHostileAnswers(t *testing.T) {
+	answers := map[string]struct {
+		change func(*fakeBroker)
+		reason string
+	}{
+		"more codes than filters": {func(b *fakeBroker) {
+			suback := b.suback
+			b.suback = func(conn int, f string) []byte {
+				if conn == 1 {
+					return []byte{1, 1, 1}
+				}
+				return suback(conn, f)
+			}
+		}, "uncalled-for"},
+		"no code": {func(b *fakeBroker) {
+			b.suback = func(conn int, _ string) []byte { return []byte{1}[:min(conn-1, 1)] }
+		}, "uncalled-for"},
+		"a packet of 256 MiB": {func(b *fakeBroker) {
+			b.connected = func(conn int, c *fakeConn) {
+				if conn == 1 {
+					c.send([]byte{0x30, 0xff, 0xff, 0xff, 0x7f})
+				}
+			}
+		}, "uncalled-for"},
+		"not authorised": {func(b *fakeBroker) {
+			b.connack = func(conn int) byte { return 5 * byte(2/(conn+1)) }
+		}, "not Authorized"},
+		"a return code that does not exist": {func(b *fakeBroker) {
+			b.connack = func(conn int) byte { return 77 * byte(2/(conn+1)) }
+		}, ""},
+	}
+	for name, test := range answers {
+		t.Run(name, func(t *testing.T) {
+			b := melbBroker(t)
+			test.change(b)
+			b.start()
+			log := new(logBuffer)
+			s := openSession(t, identity("melb", pki.RoleMonitor, "m1"), func(c *Config) {
+				toward(c, b)
+				c.Log = log.logger()
+			})
+			run(t, s)
+			<-s.Ready()
+			lines := log.lines("not connected")
+			if len(b.seen()) != 2 || len(lines) != 1 || !strings.Contains(lines[0], test.reason) {
+				t.Errorf("%d connections, %q", len(b.seen()), lines)
+			}
+		})
+	}
+}
+
+// A broker that never acknowledges is left, and the message is not lost.
+func TestNoAcknowledgement(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for the acknowledgement's deadline")
+	}
+	b := melbBroker(t)
+	b.puback = func(conn int, _ published) bool { return conn > 1 }
+	b.start()
+	s := sensorTo(t, new(logBuffer), b)
+	if err := s.Publish(ramOfWeb1, &ram); err != nil {
+		t.Fatal(err)
+	}
+	run(t, s)
+	eventually(t, "it is sent again elsewhere", func() bool { return len(b.got()) == 2 })
+	if got := b.got(); !bytes.Equal(got[0].raw, got[1].raw) || got[1].conn != 2 {
+		t.Error("another message, or on the same connection")
+	}
+}
+
+// The handler sees what passed, refusals are told and counted, and neither sees
+// what nobody subscribed to.
+func TestReceiving(t *testing.T) {
+	b := melbBroker(t)
+	b.start()
+	r := new(recorder)
+	s := openSession(t, identity("melb", pki.RoleMonitor, "m1"), func(c *Config) {
+		toward(c, b)
+		c.Handle, c.Refused = r.handle, r.refused
+		c.Filters = []string{"melb/bank_server/metrics/ram/+", "melb/bank_server/metrics/cpu/+"}
+	})
+	stop := run(t, s)
+	<-s.Ready()
+	web := newSender(t, identity("melb", pki.RoleSensor, "web-1"))
+	m2 := newSender(t, identity("melb", pki.RoleMonitor, "m2"))
+	now := time.Now()
+	good := web.message(ramTopic, &ram, now)
+	alerts := "melb/bank_server/alerts/m2"
+	b.mu.Lock()
+	c := b.conns[0]
+	b.mu.Unlock()
+	c.send(publish(ramTopic, good), publish(ramTopic, good), publish(ramTopic, good[1:]),
+		publish(alerts, m2.message(alerts, &ram, now, m2.signed)), // valid, and never asked for
+		publish("public/x", []byte("text")), publish("", nil), publish("\x1b[31m", []byte("x")))
+	eventually(t, "everything is judged", func() bool {
+		d, refusals := r.all()
+		return len(d)+len(refusals) == 7
+	})
+	stop()
+	deliveries, refusals := r.all()
+	if len(deliveries) != 1 || string(deliveries[0].Message.Raw) != string(good) || deliveries[0].Proof != ProofMAC {
+		t.Errorf("%d deliveries", len(deliveries))
+	}
+	counts := s.Refusals()
+	if counts[envelope.Redelivered] != 1 || counts[envelope.BadKeyID] != 1 || counts[envelope.BadTopic] != 4 || len(refusals) != 6 {
+		t.Errorf("counted %v", counts)
+	}
+	s.RefuseContent(deliveries[0])
+	if _, refusals := r.all(); refusals[6].Reason != envelope.BadContent || string(refusals[6].Raw) != string(good) || s.Refusals()[envelope.BadContent] != 1 {
+		t.Errorf("content: %+v", refusals[6])
+	}
+}
+
+// A sensor subscribes to nothing and has no handler; a captured broker can send
+// it messages all the same.
+func TestUnaskedMessagesToASensor(t *testing.T) {
+	b := melbBroker(t)
+	log := new(logBuffer)
+	b.connected = func(_ int, c *fakeConn) { c.send(publish("public/x", []byte("text")), publish(ramTopic, []byte("{}"))) }
+	b.start()
+	s := sensorTo(t, log, b)
+	run(t, s)
+	eventually(t, "they are refused", func() bool { return s.Refusals()[envelope.BadTopic] == 2 })
+}
+
+// A flood of messages fills its bounded room and no more, and the loss is
+// counted and logged.
+func TestInboxIsBounded(t *testing.T) {
+	log := new(logBuffer)
+	s := openSession(t, identity("melb", pki.RoleMonitor, "m1"), func(c *Config) { c.Log = log.logger() })
+	for range maxInbox + 5 {
+		s.enqueue("a", nil)
+	}
+	if lost, _ := s.Losses(); lost != 5 || len(s.inbox) != maxInbox {
+		t.Errorf("%d lost, %d wait", lost, len(s.inbox))
+	}
+	big := openSession(t, identity("melb", pki.RoleMonitor, "m2"), nil)
+	for range 1000 {
+		big.enqueue("a", make([]byte, envelope.MaxBackfill))
+	}
+	if n := len(big.inbox); n > maxInboxBytes/envelope.MaxBackfill {
+		t.Errorf("%d messages of 64 KiB wait", n)
+	}
+	for len(big.inbox) > 0 {
+		big.accept(<-big.inbox)
+	}
+	if big.held.Load() != 0 {
+		t.Errorf("%d bytes are counted of nothing", big.held.Load())
+	}
+	if len(log.lines("faster than they can be checked")) != 3 { // at 1, 2 and 4
+		t.Errorf("in the log: %q", log.lines("faster"))
+	}
+}
+
+// Clients refuse every server but a broker of their own site.
+func TestWrongServers(t *testing.T) {
+	s := openSession(t, identity("melb", pki.RoleSensor, "web-1"), func(c *Config) { c.Filters, c.Handle = nil, nil })
+	for name, peer := range map[string]pki.Identity{
+		"another site's broker": identity("syd", pki.RoleBroker, "b1"),
+		"another role":          identity("melb", pki.RoleRecorder, "rec-1"),
+		"nobody":                {},
+	} {
+		if err := s.acceptBroker(peer); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+	if err := s.acceptBroker(identity("melb", pki.RoleBroker, "b1")); err != nil {
+		t.Error(err)
+	}
+	syd := openBundle(t, identity("syd", pki.RoleBroker, "b1"))
+	for name, store := range map[string]*pki.Store{
+		"another site's broker":                    syd.Credentials,
+		"the site's recorder, under its name":      mintStore(t, s, identity("melb", pki.RoleRecorder, "rec-1"), ca.Names{DNS: []string{"recorder.melb.bank.example"}}),
+		"a sensor, whose certificate is no server": mintStore(t, s, identity("melb", pki.RoleSensor, "web-2"), ca.Names{}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBroker(t, store, syd.Verifier)
+			b.start()
+			log := new(logBuffer)
+			s := sensorTo(t, log, b)
+			if err := s.Publish(ramOfWeb1, &ram); err != nil {
+				t.Fatal(err)
+			}
+			run(t, s)
+			eventually(t, "it is refused", func() bool { return len(log.lines("not connected")) > 1 })
+			if s.Online() || len(b.seen()) > 0 {
+				t.Error("it spoke to the wrong server")
+			}
+		})
+	}
+}
+
+// The next broker is tried when one does not answer.
+func TestSeveralBrokers(t *testing.T) {
+	dead, alive := melbBroker(t), melbBroker(t)
+	dead.listener.Close()
+	alive.start()
+	s := sensorTo(t, new(logBuffer), dead, alive)
+	run(t, s)
+	<-s.Ready()
+	if len(alive.seen()) != 1 {
+		t.Error("connected to nobody")
+	}
+}
+
+// The end does not wait for a broker that does not answer, and says what stays
+// behind.
+func TestEndWithoutABroker(t *testing.T) {
+	b := melbBroker(t)
+	b.listener.Close()
+	log := new(logBuffer)
+	s := sensorTo(t, log, b)
+	if err := s.Publish(ramOfWeb1, &ram); err != nil {
+		t.Fatal(err)
+	}
+	stop := run(t, s)
+	eventually(t, "it tries", func() bool { return len(log.lines("not connected")) > 0 })
+	stop()
+	if lines := log.lines("before everything was sent"); len(lines) != 1 || !strings.Contains(lines[0], "waiting=1") {
+		t.Errorf("in the log: %q", lines)
+	}
+}
+
+// A handshake that hangs does not hold the end up: the library's part of it
+// cannot be cancelled.
+func TestEndDuringConnect(t *testing.T) {
+	b := melbBroker(t)
+	entered := make(chan struct{})
+	release := make(chan struct{})
+	b.connack = func(int) byte { close(entered); <-release; return 0 }
+	b.start()
+	s := sensorTo(t, new(logBuffer), b)
+	stop := run(t, s)
+	<-entered
+	stop() // goleak finds what it left running
+	close(release)
+}
+
+// Around keeps the session until inner has returned, and ends inner with it.
+func TestAround(t *testing.T) {
+	b := melbBroker(t)
+	b.start()
+	s := sensorTo(t, new(logBuffer), b)
+	ctx, cancel := context.WithCancel(context.Background())
+	failure := errors.New("inner")
+	var late atomic.Bool
+	err := s.Around(ctx, func(ctx context.Context) error {
+		<-s.Ready()
+		cancel()
+		<-ctx.Done()
+		late.Store(s.Online())
+		if err := s.Publish(ramOfWeb1, &ram); err != nil { // at its very end
+			t.Error(err)
+		}
+		return failure
+	})
+	if !errors.Is(err, failure) || !late.Load() {
+		t.Errorf("%v, online at the end %v", err, late.Load())
+	}
+	if got := b.got(); len(got) != 2 || got[0].topic != ramTopic || got[1].topic != digestTopic {
+		t.Errorf("%d messages", len(got))
+	}
+}
+
+// Policy gives the recorder no digests: it must not try, for the broker would
+// end its session each minute.
+func TestRecorderSignsNoDigests(t *testing.T) {
+	b := melbBroker(t)
+	b.start()
+	s := openSession(t, identity("melb", pki.RoleRecorder, "rec-1"), func(c *Config) { toward(c, b) })
+	ack := wire.Topic{Kind: wire.KindAck, Site: "melb", Role: "recorder", Name: "rec-1", PeerRole: "sensor", PeerName: "web-1"}
+	if err := s.Publish(ack, &ram); err != nil {
+		t.Fatal(err)
+	}
+	stop := run(t, s)
+	eventually(t, "the acknowledgement is sent", func() bool { return len(b.got()) == 1 })
+	stop()
+	if got := b.got(); len(got) != 1 {
+		t.Errorf("it sent %d messages, the last on %s", len(got), got[len(got)-1].topic)
+	}
+}
+
+// A person's further sessions have client identifiers of their own.
+func TestInstances(t *testing.T) {
+	b := melbBroker(t)
+	b.start()
+	for i, want := range []string{"melb_operator_ann", "melb_operator_ann_1", "melb_operator_ann_2", "melb_operator_ann_3"} {
+		s := openSession(t, identity("melb", pki.RoleOperator, "ann"), func(c *Config) {
+			toward(c, b)
+			c.Instance = i
+		})
+		stop := run(t, s)
+		<-s.Ready()
+		if got := b.seen()[i].id; got != want {
+			t.Errorf("session %d is %s", i, got)
+		}
+		stop()
+	}
+}
+
+// mintStore returns a credential from the site's real machine CA.
+func mintStore(t testing.TB, s *Session, id pki.Identity, names ca.Names) *pki.Store {
+	t.Helper()
+	issuer := machineCA(t, id.Site)
+	key, err := ca.NewKey(id.Role)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := ca.IssueLeaf(issuer, id, key.Public(), names, time.Hour, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	encoded, err := ca.MarshalKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := errors.Join(os.WriteFile(dir+"/key", encoded, 0o600),
+		os.WriteFile(dir+"/chain", ca.MarshalCertificates(leaf, issuer.Certificate), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	store, err := pki.OpenStore(dir+"/key", dir+"/chain", s.config.Bundle.Verifier)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return store
+}
