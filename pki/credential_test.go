@@ -117,7 +117,7 @@ func TestLoadCredentialModes(t *testing.T) {
 		if _, err := pki.LoadCredential(path, chainFile); err == nil {
 			t.Errorf("key: %s was accepted", name)
 		}
-		if _, err := pki.LoadCredential(keyFile, path); err == nil && name != "symbolic link" {
+		if _, err := pki.LoadCredential(keyFile, path); err == nil {
 			t.Errorf("chain: %s was accepted", name)
 		}
 	}
@@ -176,8 +176,10 @@ func TestParseCredential(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	block, _ := pem.Decode(keyPEM)
+	otherType := pemOf(t, "ED25519 PRIVATE KEY", block.Bytes)
 	withHeader := pem.EncodeToMemory(&pem.Block{
-		Type: "PRIVATE KEY", Headers: map[string]string{"Proc-Type": "4,ENCRYPTED"}, Bytes: []byte{1},
+		Type: "PRIVATE KEY", Headers: map[string]string{"Comment": "x"}, Bytes: block.Bytes,
 	})
 	tests := []struct {
 		name       string
@@ -194,6 +196,7 @@ func TestParseCredential(t *testing.T) {
 		{"P-384 key", pkcs8(t, p384), ca.MarshalCertificates(mint(t, machines, template(melbSensor, noon), p384.Public()), machines.Certificate)},
 		{"RSA key", pkcs8(t, rsaKey), ca.MarshalCertificates(mint(t, machines, template(melbSensor, noon), rsaKey.Public()), machines.Certificate)},
 		{"key that cannot sign", pkcs8(t, x25519), chain},
+		{"key of another type in name", otherType, chain},
 		{"key with headers", withHeader, chain},
 		{"key that is no DER", pemOf(t, "PRIVATE KEY", []byte("no DER")), chain},
 		{"key with text before", append([]byte("a note\n"), keyPEM...), chain},
@@ -209,8 +212,8 @@ func TestParseCredential(t *testing.T) {
 		{"chain with text between", keyPEM, append(append(ca.MarshalCertificates(leaf), "a note\n"...), ca.MarshalCertificates(machines.Certificate)...)},
 		{"chain with a key inside", keyPEM, append(append(ca.MarshalCertificates(leaf), keyPEM...), ca.MarshalCertificates(machines.Certificate)...)},
 		{"chain that is no certificate", keyPEM, bytes.Repeat(pemOf(t, "CERTIFICATE", []byte("no DER")), 2)},
-		{"endless key", bytes.Repeat([]byte("\n"), 1<<20), chain},
-		{"endless chain", keyPEM, bytes.Repeat([]byte("\n"), 1<<20)},
+		{"endless key", append(bytes.Clone(keyPEM), bytes.Repeat([]byte("\n"), 1<<20)...), chain},
+		{"endless chain", keyPEM, append(bytes.Clone(chain), bytes.Repeat([]byte("\n"), 1<<20)...)},
 	}
 	secret := base64.StdEncoding.EncodeToString(key.(ed25519.PrivateKey).Seed())
 	for _, test := range tests {

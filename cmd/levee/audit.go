@@ -2,17 +2,19 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"levee/envelope/keys"
 	"levee/internal/audit"
-	"levee/internal/config"
-	"levee/internal/site"
 )
 
 func auditCommand() *cobra.Command {
@@ -30,8 +32,9 @@ func auditCommand() *cobra.Command {
 
 func verifyCommand() *cobra.Command {
 	var (
-		dir, file string
-		asJSON    bool
+		options          audit.Options
+		dir, since       string
+		asJSON, complete bool
 	)
 	cmd := &cobra.Command{
 		Use:   "verify",
@@ -39,87 +42,151 @@ func verifyCommand() *cobra.Command {
 		Long: `Check what the recorder kept: the tree and its signed checkpoint, the signature
 of every entry from the root, the MAC of every envelope with the recorder's
 keys, the segments, and every digest that a sender signed against what was kept.
+The recorder may be running.
 
-What is wrong is named: an entry of the log, or the path of a file. Exit code 3
-says that something is.`,
+What is wrong is named: an entry of the log, or the path of a file. A gap is
+named too, and is not wrong by itself: a recorder that was down has seen nothing.
+
+Exit codes: 0 nothing is wrong; 3 something is, or a file that belongs to the
+record, or that the check rests on, was changed or is missing; 1 the check could
+not be made, for example because a file may not be read.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if file == "" {
-				found, err := filepath.Glob(filepath.Join(dir, "bundles", "*", "recorder", "*", "levee-recorder.yaml"))
-				if err != nil {
+			var err error
+			if since != "" {
+				if options.KeptSince, err = time.Parse(time.DateOnly, since); err != nil {
+					return usage(fmt.Errorf("--kept-since %q is not a day like 2026-01-31", since))
+				}
+			}
+			if options.Config == "" {
+				if options.Config, err = findRecorder(dir); err != nil {
 					return err
 				}
-				if len(found) != 1 {
-					return fmt.Errorf("%d recorders below %s; name one's configuration with --config, or another --dir", len(found), dir)
-				}
-				file = found[0]
 			}
-			c, err := auditConfig(file, time.Now())
-			if err != nil {
-				return err
-			}
-			report, err := audit.Verify(cmd.Context(), c)
+			report, err := verify(cmd, options)
 			if err != nil {
 				return err
 			}
 			if err := printReport(cmd.OutOrStdout(), report, asJSON); err != nil {
 				return err
 			}
-			if !report.OK() {
-				return failure{exitVerification, fmt.Errorf("%d findings", len(report.Findings))}
+			switch {
+			case !report.OK():
+				return failure{exitVerification, fmt.Errorf("%d findings", report.Found)}
+			case complete && report.Missing > 0:
+				return failure{exitVerification, fmt.Errorf("%d messages are missing", report.Missing)}
+			default:
+				return nil
 			}
-			return nil
 		},
 	}
 	cmd.Flags().StringVar(&dir, "dir", defaultDir, "state `directory` of levee up, to find the recorder in")
-	cmd.Flags().StringVar(&file, "config", "", "a recorder's configuration `file`, in place of the one in --dir")
+	cmd.Flags().StringVar(&options.Config, "config", "", "a recorder's configuration `file`, in place of the one in --dir")
+	cmd.Flags().StringVar(&options.Root, "root", "", "`file` with the root certificate that you trust; without it the recorder's own is believed")
+	cmd.Flags().BoolVar(&options.WithoutKeys, "without-keys", false, "do not read the recorder's keys, nor check MACs: digests alone vouch for readings")
+	cmd.Flags().StringVar(&since, "kept-since", "", "`day` before which segments may have been deleted, like 2026-01-31 (UTC)")
+	cmd.Flags().BoolVar(&complete, "complete", false, "exit with 3 also when messages are missing")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the report as one JSON object")
 	return cmd
 }
 
-// auditConfig reads what a recorder's configuration file names. Every error
-// names the file that does not pass.
-func auditConfig(file string, now time.Time) (audit.Config, error) {
-	var c audit.Config
-	if err := config.Load(file, &c.Files); err != nil {
-		return c, err
+func verify(cmd *cobra.Command, options audit.Options) (*audit.Report, error) {
+	c, err := audit.Open(options)
+	var wrong audit.Finding
+	if errors.As(err, &wrong) {
+		return audit.Fail(wrong), nil
 	}
-	// An auditor trusts the root that is given, evaluation or not.
-	settings := c.Files.Settings
-	settings.Evaluation = true
-	trust, err := site.OpenTrust(settings, now)
 	if err != nil {
-		return c, err
+		return nil, err
 	}
-	c.Root, c.Verifier, c.Document, c.Policy = trust.Root, trust.Verifier, trust.Document, trust.Policy
-	if c.Keys, err = keys.Load(filepath.Join(string(settings.Bundle), site.FileKeys)); err != nil {
-		return c, err
-	}
-	return c, nil
+	return audit.Verify(cmd.Context(), c)
 }
+
+// findRecorder returns the configuration file of the one recorder whose bundle
+// is below dir.
+func findRecorder(dir string) (string, error) {
+	var found []string
+	bundles := filepath.Join(dir, "bundles")
+	sites, err := os.ReadDir(bundles)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	for _, site := range sites {
+		recorders := filepath.Join(bundles, site.Name(), "recorder")
+		names, err := os.ReadDir(recorders)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return "", err
+		}
+		for _, name := range names {
+			found = append(found, filepath.Join(recorders, name.Name(), "levee-recorder.yaml"))
+		}
+	}
+	if len(found) != 1 {
+		return "", fmt.Errorf("%d recorders below %s; name one's configuration with --config, or another --dir", len(found), dir)
+	}
+	return found[0], nil
+}
+
+// maxShown bounds what a report for people lists.
+const maxShown = 20
 
 func printReport(out io.Writer, r *audit.Report, asJSON bool) error {
 	if asJSON {
 		return json.NewEncoder(out).Encode(r)
 	}
-	verdict := "nothing is wrong"
-	if !r.OK() {
-		verdict = "WRONG:"
-	}
-	_, err := fmt.Fprintf(out, `log         %s
+	var b strings.Builder
+	if r.Root != "" { // else the check ended before it began
+		fmt.Fprintf(&b, `root        %s (SHA-256), site document %d
+log         %s
 tree        %d entries, root %s
 signatures  %d verified from the root
 MACs        %d verified with the recorder's keys
-segments    %d files, %d envelopes
-digests     %d confirmed, %d contradicted, %d incomplete (%d messages were not kept)
-            %d messages wait for a digest
-%s
-`, r.Origin, r.Entries, r.RootHash, r.Signatures, r.MACs, r.Segments, r.Envelopes,
-		r.Confirmed, r.Contradicted, r.Incomplete, r.Missing, r.Pending, verdict)
-	for _, f := range r.Findings {
-		if err == nil {
-			_, err = fmt.Fprintf(out, "  %s: %s\n", f.Where, f.What)
-		}
+segments    %d files, %d envelopes, of them %d signed and not in the log yet
+digests     %d confirmed over %d messages, %d contradicted, %d incomplete
+messages    %d missing, %d unvouched, %d waiting for a digest
+`, r.Root, r.Document, r.Origin, r.Entries, r.RootHash, r.Signatures, r.MACs, r.Segments, r.Envelopes, r.Unlogged,
+			r.Confirmed, r.Vouched, r.Contradicted, r.Incomplete, r.Missing, r.Unvouched, r.Pending)
 	}
+	for _, g := range r.Gaps[:min(len(r.Gaps), maxShown)] {
+		fmt.Fprintf(&b, "  %s: %s %s-%d to %d%s\n", g.What, g.Sender, g.Boot, g.First, g.Last, between(g))
+	}
+	if n := len(r.Gaps) - maxShown; n > 0 {
+		fmt.Fprintf(&b, "  and %d gaps more: --json lists them\n", n)
+	}
+	if r.OK() {
+		b.WriteString("nothing is wrong\n")
+	} else {
+		b.WriteString("WRONG:\n")
+	}
+	for _, f := range r.Findings[:min(len(r.Findings), maxShown)] {
+		fmt.Fprintf(&b, "  %s: %s\n", inert(f.Where), inert(f.What))
+	}
+	if n := r.Found - maxShown; n > 0 {
+		fmt.Fprintf(&b, "  and %d findings more: --json lists up to 1,000\n", n)
+	}
+	_, err := io.WriteString(out, b.String())
 	return err
+}
+
+// between says when a gap was.
+func between(g audit.Gap) string {
+	at := func(ms int64) string { return time.UnixMilli(ms).UTC().Format(time.RFC3339) }
+	switch {
+	case g.After > 0 && g.Before > 0:
+		return ", between " + at(g.After) + " and " + at(g.Before)
+	case g.Before > 0:
+		return ", before " + at(g.Before)
+	case g.After > 0:
+		return ", after " + at(g.After)
+	default:
+		return ""
+	}
+}
+
+// inert keeps what a file, or its name, says from steering the terminal.
+func inert(s string) string {
+	if quoted := strconv.Quote(s); strings.ReplaceAll(s, `"`, `\"`) != quoted[1:len(quoted)-1] {
+		return quoted
+	}
+	return s
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -28,14 +30,14 @@ type bundleFlags struct {
 func (f *bundleFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.dir, "dir", defaultDir, "state `directory` of levee up, to find the operator's bundle in")
 	cmd.Flags().StringVar(&f.bundle, "bundle", "", "a person's bundle `directory`, in place of the one in --dir")
-	cmd.Flags().IntVar(&f.session, "session", -1, "which of your four sessions this is, `0` to 3, where several machines share a bundle; by default one that no process here uses")
+	cmd.Flags().IntVar(&f.session, "session", -1, "which `number` of session this is, 0 to 2, where several machines share a bundle (default: one that nobody here uses)")
 }
 
 // open opens the chosen bundle, or the only operator's of --dir.
 func (f *bundleFlags) open(now time.Time) (*site.Bundle, error) {
 	dir := f.bundle
 	if dir == "" {
-		found, err := filepath.Glob(filepath.Join(f.dir, "bundles", "*", "operator", "*"))
+		found, err := findBundles(f.dir, "operator", "")
 		if err != nil {
 			return nil, err
 		}
@@ -53,10 +55,22 @@ func (f *bundleFlags) open(now time.Time) (*site.Bundle, error) {
 	return site.Open(site.Settings{Bundle: config.Path(dir), State: config.Path(filepath.Join(dir, "state")), Evaluation: true}, now)
 }
 
+// findBundles returns the bundles of a role below dir, or a file in each.
+func findBundles(dir, role, file string) ([]string, error) {
+	// Glob takes a directory that may not be read for an empty one.
+	if _, err := os.ReadDir(filepath.Join(dir, "bundles")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	return filepath.Glob(filepath.Join(dir, "bundles", "*", role, "*", file))
+}
+
 // claim returns the number of a session that no other process on this machine
 // uses: a second session with the same number would end the first, and the two
 // would go on ending each other.
 func (f *bundleFlags) claim(b *site.Bundle) (instance int, release func(), err error) {
+	if f.session >= peopleSessions {
+		return 0, nil, usage(fmt.Errorf("session %d is not 0 to %d", f.session, peopleSessions-1))
+	}
 	if f.session >= 0 {
 		return f.session, func() {}, nil
 	}

@@ -104,5 +104,5 @@ func NewQuietLog(w io.Writer) *slog.Logger {
 // newText never colours: with colours on, the library puts back the terminal
 // escapes that it found in a value, and values come from the network.
 func newText(w io.Writer, level slog.Level) *slog.Logger {
-	return slog.New(tint.NewHandler(w, &tint.Options{Level: level, TimeFormat: time.TimeOnly, NoColor: true}))
+	return slog.New(tint.NewTextHandler(w, &tint.Options{Level: level, TimeFormat: time.TimeOnly, NoColor: true}))
 }

@@ -48,8 +48,8 @@ type Tally struct {
 
 // Run floods until it is done or ctx ends.
 func (f Flood) Run(ctx context.Context) (Tally, error) {
-	if err := f.check(); err != nil {
-		return Tally{}, fmt.Errorf("flooding: %w", err)
+	if err := f.Check(); err != nil {
+		return Tally{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, f.Duration)
 	defer cancel()
@@ -85,6 +85,14 @@ func (f Flood) Run(ctx context.Context) (Tally, error) {
 	final := snapshot()
 	f.Each(final)
 	return final, nil
+}
+
+// Check reports why a flood will not be made.
+func (f Flood) Check() error {
+	if err := f.check(); err != nil {
+		return fmt.Errorf("flooding: %w", err)
+	}
+	return nil
 }
 
 func (f Flood) check() error {

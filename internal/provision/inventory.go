@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
+	"strconv"
 
 	"levee/pki"
 )
@@ -84,23 +86,27 @@ func (inv Inventory) Check() error {
 			return fmt.Errorf("inventory: site %q stands twice", s.Name)
 		}
 		seen[s.Name] = true
-		if err := s.check(); err != nil {
+		if err := s.check(inv.TrustDomain); err != nil {
 			return fmt.Errorf("inventory: site %q: %w", s.Name, err)
 		}
 	}
 	return nil
 }
 
-func (s Site) check() error {
+func (s Site) check(trustDomain string) error {
 	if !pki.ValidSite(s.Name) {
 		return errors.New("not a site's name: 1 to 24 of a-z, 0-9 and -, and neither public nor ops")
 	}
 	if len(s.Brokers) == 0 {
 		return errors.New("it has no broker")
 	}
-	sensors := make(map[string]bool)
+	for _, network := range s.Networks {
+		if !network.IsValid() || network != network.Masked() || network.Addr().Is4In6() || network.Bits() == 0 {
+			return fmt.Errorf("%q is no network, or all of them", network)
+		}
+	}
 	seen := make(map[string]bool)
-	for _, id := range s.identities("x") {
+	for _, id := range s.identities(trustDomain) {
 		if !pki.ValidName(id.Name) || id.Role.Class() == pki.ClassNone {
 			return fmt.Errorf("%s %q: not a name of 1 to 24 of a-z, 0-9 and -, or no role", id.Role, id.Name)
 		}
@@ -108,38 +114,69 @@ func (s Site) check() error {
 			return fmt.Errorf("%s %q stands twice", id.Role, id.Name)
 		}
 		seen[id.Sender()] = true
-		if id.Role == pki.RoleSensor {
-			sensors[id.Name] = true
-		}
-	}
-	for _, b := range s.Brokers {
-		for _, address := range []string{b.Listen, b.Address} {
-			if _, _, err := net.SplitHostPort(address); err != nil {
-				return fmt.Errorf("broker %q: %q is not host:port", b.Name, address)
-			}
-		}
 	}
 	for _, p := range s.People {
 		if p.Role.Class() != pki.ClassPerson {
 			return fmt.Errorf("person %q: %q is not a person's role", p.Name, p.Role)
 		}
 	}
+	for _, b := range s.Brokers {
+		if err := s.checkBroker(b, trustDomain); err != nil {
+			return fmt.Errorf("broker %q: %w", b.Name, err)
+		}
+	}
+	return s.checkPools()
+}
+
+// checkBroker wants an address that the broker's certificate can carry.
+func (s Site) checkBroker(b Broker, trustDomain string) error {
+	if _, err := splitAddress(b.Listen); err != nil {
+		return err
+	}
+	host, err := splitAddress(b.Address)
+	if err != nil {
+		return err
+	}
+	if host == (pki.Authority{TrustDomain: trustDomain, Site: s.Name, Class: pki.ClassMachine}).Host() {
+		return nil
+	}
+	ip, err := netip.ParseAddr(host)
+	if err != nil || !slices.ContainsFunc(s.Networks, func(n netip.Prefix) bool { return n.Contains(ip) }) {
+		return fmt.Errorf("%q is neither an address within the site's networks nor the site's own host", host)
+	}
+	return nil
+}
+
+func (s Site) checkPools() error {
 	served := make(map[string]bool)
 	for _, c := range s.Controllers {
 		for _, pool := range c.Pools {
 			switch {
-			case !sensors[pool.Server]:
+			case !slices.Contains(s.Sensors, Sensor{Name: pool.Server}):
 				return fmt.Errorf("controller %q: pool of %q, which is no sensor of the site", c.Name, pool.Server)
 			case served[pool.Server]:
 				return fmt.Errorf("controller %q: the pool of %q has a controller already", c.Name, pool.Server)
 			}
 			served[pool.Server] = true
-			if _, _, err := net.SplitHostPort(pool.Listen); err != nil {
-				return fmt.Errorf("controller %q: %q is not host:port", c.Name, pool.Listen)
+			if _, err := splitAddress(pool.Listen); err != nil {
+				return fmt.Errorf("controller %q: %w", c.Name, err)
 			}
 		}
 	}
 	return nil
+}
+
+// splitAddress returns the host of host:port. Host is an IP address, a plain
+// host name, or empty for all addresses; port is a number from 1.
+func splitAddress(address string) (host string, err error) {
+	host, port, err := net.SplitHostPort(address)
+	if err == nil && host != "" && !pki.ValidTrustDomain(host) { // the grammar of plain host names
+		_, err = netip.ParseAddr(host)
+	}
+	if n, bad := strconv.ParseUint(port, 10, 16); err != nil || bad != nil || n == 0 {
+		return "", fmt.Errorf("%q is not host:port", address)
+	}
+	return host, nil
 }
 
 // identities returns every identity of the site below trustDomain.

@@ -3,6 +3,7 @@ package provision
 import (
 	"path/filepath"
 
+	"levee/internal/site"
 	"levee/pki"
 )
 
@@ -16,9 +17,15 @@ func (l Layout) Authority() string { return filepath.Join(l.Dir, "authority") }
 
 func (l Layout) site(name string) string { return filepath.Join(l.Authority(), name) }
 
+// document is the deployer's copy of a site's document.
+func (l Layout) document(name string) string { return filepath.Join(l.site(name), site.FileDocument) }
+
+// bundles holds the bundles of a site.
+func (l Layout) bundles(name string) string { return filepath.Join(l.Dir, "bundles", name) }
+
 // Bundle is what one component is given.
 func (l Layout) Bundle(id pki.Identity) string {
-	return filepath.Join(l.Dir, "bundles", id.Site, string(id.Role), id.Name)
+	return filepath.Join(l.bundles(id.Site), string(id.Role), id.Name)
 }
 
 // Config is the configuration file inside a component's bundle.

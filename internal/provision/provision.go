@@ -2,11 +2,17 @@
 // are given before any of them runs: authorities, certificates, envelope keys,
 // the site document, and a configuration file for each part.
 //
-// It guarantees that running it again changes nothing that is already there
-// and finishes what was interrupted; a bundle is complete when it holds its
-// site document, which is written last. Keys are made where they are first
-// stored and never written over. It does not seal the authorities' keys: what
-// it makes is for one machine that its deployer trusts.
+// It guarantees that running it again changes nothing that is already as it
+// should be, and finishes what was interrupted; a bundle is complete when it
+// holds its site document, which is written last. A private key is made where
+// it is first stored and never written over, and what is gone is not made anew
+// where something depends on it. What follows from the deployer's own files is
+// kept equal to them: policy, envelope keys, site document. A configuration
+// file is written once and belongs to its part's operator from then on.
+//
+// It renews nothing, does not seal the authorities' keys, and two runs at a time
+// are the caller's to prevent: what it makes is for one machine that its deployer
+// trusts.
 package provision
 
 import (
@@ -18,7 +24,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"reflect"
 	"time"
 
 	"golang.org/x/mod/sumdb/note"
@@ -27,10 +32,8 @@ import (
 	"levee/internal/durable"
 	"levee/internal/records"
 	"levee/internal/site"
-	"levee/internal/wire"
 	"levee/pki"
 	"levee/pki/ca"
-	"levee/policies"
 )
 
 // FileInventory is the inventory, in the directory that is made from it.
@@ -53,13 +56,13 @@ func apply(l Layout, inv Inventory, now time.Time) ([]pki.Identity, error) {
 	if err := os.MkdirAll(l.Authority(), 0o700); err != nil {
 		return nil, err
 	}
-	root, err := l.openRoot(inv, now)
+	root, verifier, err := l.openRoot(inv, now)
 	if err != nil {
 		return nil, err
 	}
 	var all []pki.Identity
 	for _, s := range inv.Sites {
-		d, err := l.openSite(root, s, inv.TrustDomain, now)
+		d, err := l.openSite(root, verifier, s, inv.TrustDomain, now)
 		if err != nil {
 			return nil, fmt.Errorf("site %s: %w", s.Name, err)
 		}
@@ -83,46 +86,95 @@ func (l Layout) prepare(d *deployer, inv Inventory, s Site, id pki.Identity, now
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	issuer := d.issuer(id.Role.Class())
-	key, err := openKey(filepath.Join(dir, site.FileKey), func() (crypto.Signer, error) { return ca.NewKey(id.Role) })
-	if err != nil {
+	if err := l.openCredential(d, s, id, now); err != nil {
 		return err
 	}
-	type content struct {
-		name string
-		mode os.FileMode
-		make func() ([]byte, error)
-	}
-	files := []content{
-		{site.FileChain, 0o644, func() ([]byte, error) {
-			names := ca.Names{}
-			if id.Role == pki.RoleBroker {
-				names = s.brokerNames(id.Name)
-			}
-			leaf, err := ca.IssueLeaf(issuer, id, key.Public(), names, id.Role.Class().MaxLifetime(), now)
-			if err != nil {
-				return nil, err
-			}
-			return ca.MarshalCertificates(leaf, issuer.Certificate), nil
-		}},
-		{site.FileRoot, 0o644, func() ([]byte, error) { return ca.MarshalCertificates(d.root.Certificate), nil }},
-		{site.FilePolicy, 0o644, func() ([]byte, error) { return policies.Default(), nil }},
+	files := map[string][]byte{site.FileRoot: ca.MarshalCertificates(d.root.Certificate), site.FilePolicy: d.text}
+	path := filepath.Join(dir, site.FileRoot)
+	switch have, err := durable.ReadFile(path, 64<<10); {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return err
+	case !bytes.Equal(have, files[site.FileRoot]):
+		return fmt.Errorf("%s is not the deployer's root", path)
 	}
 	if id.Role.Class() == pki.ClassMachine {
-		files = append(files, content{site.FileKeys, 0o600, func() ([]byte, error) { return d.bundleKeys(id) }})
+		b, err := d.bundleKeys(id)
+		if err != nil {
+			return err
+		}
+		files[site.FileKeys] = b
 	}
 	if id.Role == pki.RoleRecorder {
-		files = append(files, content{records.FileLogKey, 0o600, func() ([]byte, error) {
-			signing, _, err := note.GenerateKey(rand.Reader, logOrigin(id))
-			return []byte(signing + "\n"), err
-		}})
+		files[records.FileSums] = records.Sums(files)
+		if err := l.openLogKey(d, id); err != nil {
+			return err
+		}
 	}
-	for _, f := range files {
-		if err := createMissing(filepath.Join(dir, f.name), f.mode, f.make); err != nil {
+	for _, name := range []string{site.FileRoot, site.FilePolicy, site.FileKeys, records.FileSums} {
+		if files[name] == nil {
+			continue
+		}
+		mode := os.FileMode(0o644)
+		if name == site.FileKeys {
+			mode = 0o600
+		}
+		if err := keep(filepath.Join(dir, name), mode, files[name]); err != nil {
 			return err
 		}
 	}
 	return createMissing(l.Config(id), 0o644, func() ([]byte, error) { return l.configuration(inv, s, id) })
+}
+
+// openCredential makes key and certificate of a bundle that lacks them, and
+// checks those of one that does not. Whether the certificate has expired is
+// for its part to say.
+func (l Layout) openCredential(d *deployer, s Site, id pki.Identity, now time.Time) error {
+	keyFile, chainFile := filepath.Join(l.Bundle(id), site.FileKey), filepath.Join(l.Bundle(id), site.FileChain)
+	key, err := openKey(keyFile, chainFile, func() (crypto.Signer, error) { return ca.NewKey(id.Role) })
+	if err != nil {
+		return err
+	}
+	issuer := d.issuer(id.Role.Class())
+	err = createMissing(chainFile, 0o644, func() ([]byte, error) {
+		names := ca.Names{}
+		if id.Role == pki.RoleBroker {
+			names = s.brokerNames(id.Name)
+		}
+		leaf, err := ca.IssueLeaf(issuer, id, key.Public(), names, id.Role.Class().MaxLifetime(), now)
+		if err != nil {
+			return nil, err
+		}
+		return ca.MarshalCertificates(leaf, issuer.Certificate), nil
+	})
+	if err != nil {
+		return err
+	}
+	c, err := pki.LoadCredential(keyFile, chainFile)
+	if err != nil {
+		return err
+	}
+	is, err := d.verifier.Verify(c.Leaf(), c.Issuer(), pki.UsageSign, c.Leaf().NotBefore)
+	if err != nil {
+		return fmt.Errorf("%s: %w", chainFile, err)
+	}
+	if is != id {
+		return fmt.Errorf("%s is the certificate of %s", chainFile, is)
+	}
+	return nil
+}
+
+// openLogKey makes the key of a site's log, once: another one could not
+// continue what was signed with the first.
+func (l Layout) openLogKey(d *deployer, id pki.Identity) error {
+	path := filepath.Join(l.Bundle(id), records.FileLogKey)
+	return createMissing(path, 0o600, func() ([]byte, error) {
+		if d.current.document != nil && d.current.document.LogKey != "" {
+			return nil, fmt.Errorf("the site's log has a key already, %q: put that one back at %s", d.current.document.LogKey, path)
+		}
+		signing, _, err := note.GenerateKey(rand.Reader, logOrigin(id))
+		return []byte(signing + "\n"), err
+	})
 }
 
 // createMissing writes what content makes, unless path is there already.
@@ -133,6 +185,14 @@ func createMissing(path string, mode os.FileMode, content func() ([]byte, error)
 	b, err := content()
 	if err != nil || b == nil {
 		return err
+	}
+	return durable.WriteFile(path, b, mode)
+}
+
+// keep writes b unless path holds it already.
+func keep(path string, mode os.FileMode, b []byte) error {
+	if have, err := durable.ReadFile(path, int64(len(b))); err == nil && bytes.Equal(have, b) {
+		return nil
 	}
 	return durable.WriteFile(path, b, mode)
 }
@@ -148,12 +208,11 @@ func (d *deployer) bundleKeys(id pki.Identity) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	policy, err := policies.Parse(policies.Default())
-	if err != nil {
-		return nil, err
+	if own.ID().Site != id.Site {
+		return nil, fmt.Errorf("the site key is of site %q", own.ID().Site)
 	}
 	var granted []keys.RoleKey
-	for _, r := range policy.KeyRoles(id.Role) {
+	for _, r := range d.policy.KeyRoles(id.Role) {
 		k, err := d.key.Role(r)
 		if err != nil {
 			return nil, err
@@ -165,88 +224,3 @@ func (d *deployer) bundleKeys(id pki.Identity) ([]byte, error) {
 
 // logOrigin names a site's log: its recorder's identity, without the scheme.
 func logOrigin(id pki.Identity) string { return id.Host() + "/" + string(id.Role) + "/" + id.Name }
-
-// distribute signs a new site document if the site is not what the last one
-// says, and gives every bundle the current one.
-func (l Layout) distribute(d *deployer, s Site, ids []pki.Identity, now time.Time) error {
-	want, err := l.document(d, s, ids)
-	if err != nil {
-		return err
-	}
-	path := filepath.Join(l.site(s.Name), site.FileDocument)
-	raw, err := durable.ReadFile(path, site.MaxDocument)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		want.Number = 1
-	case err != nil:
-		return err
-	default:
-		v, err := pki.NewVerifier(pki.VerifierConfig{Root: d.root.Certificate, TrustDomain: want.TrustDomain, AllowEvaluation: true})
-		if err != nil {
-			return err
-		}
-		have, err := site.ParseDocument(raw, d.root.Certificate, v, now)
-		if err != nil {
-			return fmt.Errorf("%s: %w", path, err)
-		}
-		want.Number, want.ID, want.Issued = have.Number, have.ID, have.Issued
-		if reflect.DeepEqual(want, *have) {
-			return l.copyDocument(raw, ids)
-		}
-		want.Number++
-	}
-	want.ID = wire.NewID()
-	if raw, err = site.Sign(want, d.people.Signer, d.people.Certificate, d.root.Certificate, now); err != nil {
-		return err
-	}
-	if err := durable.WriteFile(path, raw, 0o644); err != nil {
-		return err
-	}
-	return l.copyDocument(raw, ids)
-}
-
-func (l Layout) copyDocument(raw []byte, ids []pki.Identity) error {
-	for _, id := range ids {
-		path := filepath.Join(l.Bundle(id), site.FileDocument)
-		if have, err := durable.ReadFile(path, site.MaxDocument); err == nil && bytes.Equal(have, raw) {
-			continue
-		}
-		if err := durable.WriteFile(path, raw, 0o644); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// document returns what the site document must say of the bundles that are
-// there. Its number, id and time are the caller's.
-func (l Layout) document(d *deployer, s Site, ids []pki.Identity) (site.Document, error) {
-	policy, err := policies.Parse(policies.Default())
-	if err != nil {
-		return site.Document{}, err
-	}
-	doc := site.Document{TrustDomain: ids[0].TrustDomain, Site: s.Name, PolicyHash: site.HashText(policy.Hash()),
-		Pins: []site.Pin{}, Generations: []site.Generation{}}
-	for _, b := range s.Brokers {
-		doc.Brokers = append(doc.Brokers, site.Broker{Name: b.Name, Address: b.Address})
-	}
-	for _, id := range ids {
-		switch id.Role {
-		case pki.RoleMonitor, pki.RoleApprover:
-			c, err := pki.LoadCredential(filepath.Join(l.Bundle(id), site.FileKey), filepath.Join(l.Bundle(id), site.FileChain))
-			if err != nil {
-				return site.Document{}, err
-			}
-			doc.Pins = append(doc.Pins, site.Pin{Sender: id.Sender(), SPKI: site.HashText(pki.SPKIHash(c.Leaf()))})
-		case pki.RoleRecorder:
-			text, err := durable.ReadFile(filepath.Join(l.Bundle(id), records.FileLogKey), 1024)
-			if err != nil {
-				return site.Document{}, err
-			}
-			if doc.LogKey, err = verifierKey(string(bytes.TrimSpace(text))); err != nil {
-				return site.Document{}, err
-			}
-		}
-	}
-	return doc, nil
-}

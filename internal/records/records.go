@@ -6,14 +6,40 @@
 package records
 
 import (
+	"crypto/sha256"
+	"fmt"
 	"path/filepath"
 
 	"levee/internal/config"
 	"levee/internal/site"
 )
 
-// FileLogKey is the log's signing key in a recorder's bundle.
-const FileLogKey = "log.key"
+// The files of a recorder's bundle beside those of every bundle.
+const (
+	// FileLogKey is the log's signing key.
+	FileLogKey = "log.key"
+	// FileSums holds SHA-256 of Summed, as sha256sum(1) writes and checks it.
+	FileSums = "SHA256SUMS"
+)
+
+// Summed returns the names of the files that an audit reads and that no
+// signature covers whole, in the order in which FileSums lists them. A key
+// that changed by accident would otherwise show as messages that are wrong.
+func Summed() []string { return []string{site.FileRoot, site.FilePolicy, site.FileKeys} }
+
+// Sum returns the line of FileSums for a file of that name and content.
+func Sum(name string, content []byte) string {
+	return fmt.Sprintf("%x  %s\n", sha256.Sum256(content), name)
+}
+
+// Sums returns FileSums for files, by name.
+func Sums(files map[string][]byte) []byte {
+	var b []byte
+	for _, name := range Summed() {
+		b = append(b, Sum(name, files[name])...)
+	}
+	return b
+}
 
 // Settings are a recorder's configuration file.
 type Settings struct {
@@ -31,3 +57,6 @@ func (s Settings) Segments() string { return filepath.Join(string(s.State), "seg
 
 // LogKey is the log's signing key.
 func (s Settings) LogKey() string { return filepath.Join(string(s.Bundle), FileLogKey) }
+
+// Sums is the list of sums of the bundle's files.
+func (s Settings) Sums() string { return filepath.Join(string(s.Bundle), FileSums) }

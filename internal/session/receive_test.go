@@ -53,6 +53,8 @@ func TestReasonsInTheOrderOfTheSpecification(t *testing.T) {
 		raw[len(raw)-10] ^= 1
 		return raw
 	}
+	curious := *monitor // asked for more than policy would let it
+	curious.filters = []string{"#"}
 	rekeyed := *controller
 	rekeyed.document = &site.Document{Site: "melb", Generations: []site.Generation{{Sender: "melb/monitor/m1", Minimum: 2}}}
 	for _, test := range []struct {
@@ -77,6 +79,8 @@ func TestReasonsInTheOrderOfTheSpecification(t *testing.T) {
 		{"topic: another topic of the same sender", monitor, "melb/bank_server/metrics/cpu/web-1", reading(), envelope.BadTopic},
 		{"topic: a topic whose sender is another", monitor, "melb/bank_server/metrics/ram/web-2", reading(), envelope.BadTopic},
 		{"topic: another site's", monitor, "syd/bank_server/metrics/ram/web-1", reading(), envelope.BadTopic},
+		{"topic: another site's, asked for", &curious, "syd/bank_server/metrics/ram/web-1",
+			foreign.message("syd/bank_server/metrics/ram/web-1", &ram, now), envelope.BadTopic},
 		{"topic: outside the grammar", monitor, "melb/bank_server/metrics/ram/WEB-1", reading(), envelope.BadTopic},
 		{"topic: not asked for", controller, ramTopic, reading(), envelope.BadTopic},
 		{"sender: published under another's name, stale", monitor, "melb/bank_server/metrics/ram/web-2",

@@ -182,9 +182,14 @@ func TestConnectAndPublish(t *testing.T) {
 	// At the end it signs for what it sent, and says goodbye.
 	messages := b.got()
 	last := messages[len(messages)-1]
-	if len(messages) != 2 || last.topic != "melb/bank_server/digests/sensor/web-1" || b.goodbyes != 1 {
-		t.Fatalf("%d messages, the last on %s, %d goodbyes", len(messages), last.topic, b.goodbyes)
+	if len(messages) != 2 || last.topic != digestTopic {
+		t.Fatalf("%d messages, the last on %s", len(messages), last.topic)
 	}
+	eventually(t, "it says goodbye", func() bool {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return b.goodbyes == 1
+	})
 	recorder := &openSession(t, identity("melb", pki.RoleRecorder, "rec-1"), nil).receiver
 	d, got := verdict(recorder, last.topic, last.raw, time.Now())
 	if got != envelope.Accepted || d.Proof != ProofSignature {
@@ -484,13 +489,17 @@ func TestWrongServers(t *testing.T) {
 		t.Error(err)
 	}
 	syd := openBundle(t, identity("syd", pki.RoleBroker, "b1"))
-	for name, store := range map[string]*pki.Store{
-		"another site's broker":                    syd.Credentials,
-		"the site's recorder, under its name":      mintStore(t, s, identity("melb", pki.RoleRecorder, "rec-1"), ca.Names{DNS: []string{"recorder.melb.bank.example"}}),
-		"a sensor, whose certificate is no server": mintStore(t, s, identity("melb", pki.RoleSensor, "web-2"), ca.Names{}),
+	for name, test := range map[string]struct {
+		store  *pki.Store
+		reason string
+	}{
+		"another site's broker": {syd.Credentials, "not melb.bank.example"},
+		"the site's recorder, under the brokers' name": {
+			mintStore(t, s, identity("melb", pki.RoleRecorder, "rec-1"), ca.Names{DNS: []string{"melb.bank.example"}}), "dialled a broker of melb, reached"},
+		"a sensor, whose certificate is no server": {mintStore(t, s, identity("melb", pki.RoleSensor, "web-2"), ca.Names{}), "certificate"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := newBroker(t, store, syd.Verifier)
+			b := newBroker(t, test.store, syd.Verifier)
 			b.start()
 			log := new(logBuffer)
 			s := sensorTo(t, log, b)
@@ -501,6 +510,9 @@ func TestWrongServers(t *testing.T) {
 			eventually(t, "it is refused", func() bool { return len(log.lines("not connected")) > 1 })
 			if s.Online() || len(b.seen()) > 0 {
 				t.Error("it spoke to the wrong server")
+			}
+			if line := log.lines("not connected")[0]; !strings.Contains(line, test.reason) {
+				t.Errorf("in the log: %s", line)
 			}
 		})
 	}

@@ -90,6 +90,9 @@ func openTrust(s Settings, now time.Time) (*Trust, error) {
 		return nil, fmt.Errorf("%s: %w", FileRoot, err)
 	}
 	v, err := pki.NewVerifier(pki.VerifierConfig{Root: root, TrustDomain: trustDomain, AllowEvaluation: s.Evaluation})
+	if err != nil && pki.IsEvaluation(root) && !s.Evaluation {
+		return nil, fmt.Errorf("%s: %w; an evaluation's configuration says evaluation: true, production needs another root", FileRoot, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", FileRoot, err)
 	}

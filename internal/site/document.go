@@ -137,7 +137,7 @@ func ParseDocument(raw []byte, root *x509.Certificate, v *pki.Verifier, at time.
 func parseDocument(raw []byte, root *x509.Certificate, v *pki.Verifier, at time.Time) (*Document, error) {
 	m, err := envelope.ParseStatement(raw, MaxDocument)
 	if err != nil {
-		return nil, fmt.Errorf("%w (%v)", err, envelope.ReasonOf(err))
+		return nil, fmt.Errorf("%w (%s)", err, envelope.ReasonOf(err).String())
 	}
 	people, issuer, err := m.Certificates()
 	if err != nil {
@@ -154,7 +154,7 @@ func parseDocument(raw []byte, root *x509.Certificate, v *pki.Verifier, at time.
 		return nil, errors.New("it is not signed by a people CA")
 	}
 	if err := m.CheckSignature(people.PublicKey); err != nil {
-		return nil, fmt.Errorf("%w (%v)", err, envelope.ReasonOf(err))
+		return nil, fmt.Errorf("%w (%s)", err, envelope.ReasonOf(err).String())
 	}
 	var d Document
 	if err := wire.DecodeExact(m.Payload, &d); err != nil {

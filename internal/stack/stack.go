@@ -17,9 +17,11 @@ import (
 	"path/filepath"
 	"time"
 
+	"levee/internal/config"
 	"levee/internal/daemon"
 	"levee/internal/durable"
 	"levee/internal/provision"
+	"levee/internal/records"
 	"levee/internal/site"
 	"levee/pki"
 	"levee/services/broker"
@@ -44,7 +46,8 @@ type part struct {
 var order = []pki.Role{pki.RoleBroker, pki.RoleRecorder, pki.RoleController, pki.RoleMonitor, pki.RoleSensor}
 
 // Prepare makes what dir lacks for the inventory: bundles, the log, and state
-// directories. It is idempotent. It returns the identities of all bundles.
+// directories. It is idempotent, and refuses to replace a state directory or a
+// log that was made once and is gone. It returns the identities of all bundles.
 func Prepare(dir string, inv provision.Inventory, now time.Time, log *slog.Logger) ([]pki.Identity, error) {
 	ids, err := provision.Apply(dir, inv, now)
 	if err != nil {
@@ -55,30 +58,42 @@ func Prepare(dir string, inv provision.Inventory, now time.Time, log *slog.Logge
 		if id.Role.Class() != pki.ClassMachine {
 			continue
 		}
-		if err := once(layout, id, "state", func() error { return site.NewState(layout.State(id)) }); err != nil {
+		state := layout.State(id)
+		if err := once(layout, id, "state", state, func() error { return site.NewState(state) }); err != nil {
 			return nil, err
 		}
 		if id.Role != pki.RoleRecorder {
 			continue
 		}
-		if err := once(layout, id, "log", func() error { return createLog(layout, id, log) }); err != nil {
+		files := records.Settings{Settings: site.Settings{State: config.Path(state)}}
+		if err := once(layout, id, "log", files.Log(), func() error { return createLog(layout, id, log) }); err != nil {
 			return nil, err
 		}
 	}
 	return ids, nil
 }
 
-// once makes something for a part that has never run. The note that it was made
+// once makes path for a part that has never run. The note that it was made
 // lies with the deployer: what is gone although it was made once must not be
 // replaced by something empty that nobody asked for. An interrupted making is
 // made again, because its part has not run since.
-func once(layout provision.Layout, id pki.Identity, what string, create func() error) error {
+func once(layout provision.Layout, id pki.Identity, what, path string, create func() error) error {
 	dir := filepath.Join(layout.Authority(), id.Site, "made")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
 	note := filepath.Join(dir, string(id.Role)+"-"+id.Name+"-"+what)
-	if _, err := os.Lstat(note); !errors.Is(err, fs.ErrNotExist) {
+	_, err := os.Lstat(note)
+	switch {
+	case err == nil:
+		if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("the %s of %s was made once and is gone: put %s back, or remove %s to begin without what it remembered",
+				what, id.Sender(), path, note)
+		} else if err != nil {
+			return err
+		}
+		return nil
+	case !errors.Is(err, fs.ErrNotExist):
 		return err
 	}
 	if err := create(); err != nil {
@@ -153,50 +168,54 @@ func (s *Stack) close() error {
 
 // Run runs the parts until ctx ends or one of them stops by itself, and
 // returns when all have stopped. A part is a failure domain in production;
-// here one machine evaluates the whole, so the first failure ends it.
+// here one machine evaluates the whole, so the first failure ends it. Run is
+// called once.
 func (s *Stack) Run(ctx context.Context) error {
-	type ended struct {
-		index int
-		err   error
-	}
 	var (
-		cancels = make([]context.CancelFunc, len(s.parts))
+		errs    = make([]error, len(s.parts))
 		done    = make([]chan struct{}, len(s.parts))
-		ends    = make(chan ended, len(s.parts))
-		failure error
+		cancels []context.CancelFunc // of the parts that were started
+		ended   = make(chan int, len(s.parts))
+		first   = -1 // the part that stopped by itself
 	)
 	for i, p := range s.parts {
 		own, cancel := context.WithCancel(context.WithoutCancel(ctx))
-		cancels[i], done[i] = cancel, make(chan struct{})
+		cancels, done[i] = append(cancels, cancel), make(chan struct{})
 		go func() {
-			defer close(done[i])
-			ends <- ended{i, p.Run(own)}
+			errs[i] = p.Run(own)
+			close(done[i])
+			ended <- i
 		}()
 		// Others would find no broker and wait out a back-off.
 		if listener, ok := p.Part.(interface{ Ready() <-chan struct{} }); ok {
 			select {
 			case <-listener.Ready():
-			case <-done[i]:
+			case first = <-ended:
 			case <-ctx.Done():
 			}
 		}
-	}
-	select {
-	case <-ctx.Done():
-	case e := <-ends:
-		failure = fmt.Errorf("%s stopped by itself", s.parts[e.index].id.Sender())
-		if e.err != nil {
-			failure = fmt.Errorf("%s: %w", s.parts[e.index].id.Sender(), e.err)
+		if first >= 0 || ctx.Err() != nil {
+			break
 		}
-		ends <- ended{index: e.index}
 	}
-	for i := len(s.parts) - 1; i >= 0; i-- {
+	if first < 0 {
+		select {
+		case <-ctx.Done():
+		case first = <-ended:
+		}
+	}
+	waiting := Stack{parts: s.parts[len(cancels):]}
+	failure := waiting.close()
+	for i := len(cancels) - 1; i >= 0; i-- {
 		cancels[i]()
 		<-done[i]
 	}
-	for range s.parts {
-		if e := <-ends; e.err != nil {
-			failure = errors.Join(failure, fmt.Errorf("%s: %w", s.parts[e.index].id.Sender(), e.err))
+	if first >= 0 && errs[first] == nil {
+		errs[first] = errors.New("stopped by itself")
+	}
+	for i, err := range errs {
+		if err != nil {
+			failure = errors.Join(failure, fmt.Errorf("%s: %w", s.parts[i].id.Sender(), err))
 		}
 	}
 	return failure

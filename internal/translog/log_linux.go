@@ -68,8 +68,8 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	if err != nil {
 		return nil, err
 	}
-	h, err := readHeads(cfg, v)
-	if err != nil {
+	// Before the lock file is touched: there may be no log at all.
+	if _, err := readHeads(cfg, v); err != nil {
 		return nil, fmt.Errorf("opening log: %w", err)
 	}
 	held, err := lock(cfg)
@@ -78,7 +78,8 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	}
 	l := &Log{cfg: cfg, verifier: v, held: held}
 	// Again, now that nobody else writes.
-	if h, err = readHeads(cfg, v); err == nil {
+	h, err := readHeads(cfg, v)
+	if err == nil {
 		err = h.check(cfg)
 	}
 	if err == nil {

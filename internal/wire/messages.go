@@ -27,8 +27,8 @@ type RAM struct {
 // How the SYN packets of a reading were counted.
 const (
 	SYNNFTables = "nftables"  // a kernel counter: exact
-	SYNPacket   = "af_packet" // a kernel socket filter: exact, IPv4 only
-	SYNEstimate = "estimate"  // derived from TCP's counters: blind below overload
+	SYNPacket   = "af_packet" // a kernel socket filter: exact, but for IPv6 packets with extension headers
+	SYNEstimate = "estimate"  // derived from TCP's counters: a SYN that was neither completed nor dropped is not seen
 )
 
 // Network is the payload of metrics/network.

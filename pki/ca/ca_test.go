@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
+	"io"
 	"net/netip"
 	"slices"
 	"testing"
@@ -57,6 +58,32 @@ func newAuthority(t testing.TB, root ca.Issuer, a pki.Authority, zones ca.Zones)
 	return ca.Issuer{
 		Certificate: must[*x509.Certificate](t)(ca.IssueAuthority(root, a, key.Public(), zones, 365*day, noon)),
 		Signer:      key,
+	}
+}
+
+// counting is a key that counts its signatures.
+type counting struct {
+	crypto.Signer
+	count *int
+}
+
+func (k counting) Sign(random io.Reader, digest []byte, options crypto.SignerOpts) ([]byte, error) {
+	*k.count++
+	return k.Signer.Sign(random, digest, options)
+}
+
+func count(issuer ca.Issuer, signatures *int) ca.Issuer {
+	return ca.Issuer{Certificate: issuer.Certificate, Signer: counting{issuer.Signer, signatures}}
+}
+
+func TestRoot(t *testing.T) {
+	root := newRoot(t).Certificate
+	if !root.IsCA || root.MaxPathLen != 1 || root.KeyUsage != x509.KeyUsageCertSign|x509.KeyUsageCRLSign ||
+		!root.NotBefore.Equal(noon.Add(-time.Minute)) || !root.NotAfter.Equal(noon.Add(730*day)) {
+		t.Errorf("root: CA %v, path %d, usage %b, from %s to %s", root.IsCA, root.MaxPathLen, root.KeyUsage, root.NotBefore, root.NotAfter)
+	}
+	if got, err := pki.TrustDomain(root); err != nil || got != trustDomain {
+		t.Errorf("root of %q, %v", got, err)
 	}
 }
 
@@ -157,8 +184,10 @@ func TestNewRootRefuses(t *testing.T) {
 }
 
 func TestIssueAuthorityRefuses(t *testing.T) {
+	var signatures int
 	root := newRoot(t)
-	machineCA := newAuthority(t, root, machines, zones)
+	machineCA := count(newAuthority(t, root, machines, zones), &signatures)
+	root = count(root, &signatures)
 	key := must[crypto.Signer](t)(ca.NewAuthorityKey())
 	p521 := must[*ecdsa.PrivateKey](t)(ecdsa.GenerateKey(elliptic.P521(), rand.Reader))
 	with := func(change func(*pki.Authority)) pki.Authority {
@@ -179,7 +208,9 @@ func TestIssueAuthorityRefuses(t *testing.T) {
 		now       time.Time
 	}{
 		{"no root", ca.Issuer{}, machines, key.Public(), ca.Zones{}, day, noon},
-		{"another's key", ca.Issuer{Certificate: root.Certificate, Signer: key}, machines, key.Public(), ca.Zones{}, day, noon},
+		{"no certificate", ca.Issuer{Signer: root.Signer}, machines, key.Public(), ca.Zones{}, day, noon},
+		{"no signer", ca.Issuer{Certificate: root.Certificate}, machines, key.Public(), ca.Zones{}, day, noon},
+		{"another's key", ca.Issuer{Certificate: root.Certificate, Signer: counting{key, &signatures}}, machines, key.Public(), ca.Zones{}, day, noon},
 		{"an authority as root", machineCA, with(func(a *pki.Authority) { a.TrustDomain = "melb.bank.example" }), key.Public(), ca.Zones{}, day, noon},
 		{"other trust domain", root, with(func(a *pki.Authority) { a.TrustDomain = "bank.test" }), key.Public(), ca.Zones{}, day, noon},
 		{"no class", root, with(func(a *pki.Authority) { a.Class = pki.ClassNone }), key.Public(), ca.Zones{}, day, noon},
@@ -206,21 +237,24 @@ func TestIssueAuthorityRefuses(t *testing.T) {
 		{"root not yet valid", root, machines, key.Public(), ca.Zones{}, day, noon.Add(-day)},
 		{"root expired", root, machines, key.Public(), ca.Zones{}, day, root.Certificate.NotAfter},
 	}
-	if _, err := ca.IssueAuthority(root, machines, key.Public(), zones, day, noon); err != nil {
-		t.Fatal(err)
+	if _, err := ca.IssueAuthority(root, machines, key.Public(), zones, day, noon); err != nil || signatures != 1 {
+		t.Fatalf("a good authority: %v, %d signatures", err, signatures)
 	}
 	for _, test := range tests {
+		signatures = 0
 		cert, err := ca.IssueAuthority(test.root, test.authority, test.public, test.zones, test.lifetime, test.now)
-		if err == nil || cert != nil {
-			t.Errorf("%s: accepted", test.name)
+		if err == nil || cert != nil || signatures != 0 {
+			t.Errorf("%s: %v, %d signatures", test.name, err, signatures)
 		}
 	}
 }
 
 func TestIssueLeafRefuses(t *testing.T) {
+	var signatures int
 	root := newRoot(t)
-	machineCA := newAuthority(t, root, machines, zones)
-	peopleCA := newAuthority(t, root, people, ca.Zones{})
+	machineCA := count(newAuthority(t, root, machines, zones), &signatures)
+	peopleCA := count(newAuthority(t, root, people, ca.Zones{}), &signatures)
+	root = count(root, &signatures)
 	key := must[crypto.Signer](t)(ca.NewKey(pki.RoleSensor))
 	p384 := must[*ecdsa.PrivateKey](t)(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))
 	rsaKey := must[*rsa.PrivateKey](t)(rsa.GenerateKey(rand.Reader, 2048))
@@ -243,6 +277,8 @@ func TestIssueLeafRefuses(t *testing.T) {
 		now      time.Time
 	}{
 		{"no issuer", ca.Issuer{}, sensor, key.Public(), ca.Names{}, day, noon},
+		{"no certificate", ca.Issuer{Signer: machineCA.Signer}, sensor, key.Public(), ca.Names{}, day, noon},
+		{"no signer", ca.Issuer{Certificate: machineCA.Certificate}, sensor, key.Public(), ca.Names{}, day, noon},
 		{"another's key", ca.Issuer{Certificate: machineCA.Certificate, Signer: peopleCA.Signer}, sensor, key.Public(), ca.Names{}, day, noon},
 		{"the root as issuer", root, sensor, key.Public(), ca.Names{}, day, noon},
 		{"nobody", machineCA, pki.Identity{}, key.Public(), ca.Names{}, day, noon},
@@ -274,13 +310,14 @@ func TestIssueLeafRefuses(t *testing.T) {
 		{"issuer not yet valid", machineCA, sensor, key.Public(), ca.Names{}, day, noon.Add(-day)},
 		{"issuer expired", machineCA, sensor, key.Public(), ca.Names{}, day, machineCA.Certificate.NotAfter.Add(time.Second)},
 	}
-	if _, err := ca.IssueLeaf(machineCA, sensor, key.Public(), ca.Names{}, day, noon); err != nil {
-		t.Fatal(err)
+	if _, err := ca.IssueLeaf(machineCA, sensor, key.Public(), ca.Names{}, day, noon); err != nil || signatures != 1 {
+		t.Fatalf("a good leaf: %v, %d signatures", err, signatures)
 	}
 	for _, test := range tests {
+		signatures = 0
 		cert, err := ca.IssueLeaf(test.issuer, test.id, test.public, test.names, test.lifetime, test.now)
-		if err == nil || cert != nil {
-			t.Errorf("%s: accepted", test.name)
+		if err == nil || cert != nil || signatures != 0 {
+			t.Errorf("%s: %v, %d signatures", test.name, err, signatures)
 		}
 	}
 }
@@ -297,6 +334,11 @@ func TestServerNames(t *testing.T) {
 		if err := leaf.VerifyHostname(host); err != nil {
 			t.Error(err)
 		}
+	}
+	again := ca.Names{DNS: []string{"melb.bank.example"}}
+	leaf = must[*x509.Certificate](t)(ca.IssueLeaf(machineCA, id(pki.RoleBroker), key.Public(), again, day, noon))
+	if !slices.Equal(leaf.DNSNames, again.DNS) {
+		t.Errorf("the host of the site, asked for, is carried as %v", leaf.DNSNames)
 	}
 	if !slices.Equal(names.DNS, []string{"melb.bank.test", "mqtt.melb.bank.test"}) {
 		t.Errorf("the caller's names were changed to %v", names.DNS)

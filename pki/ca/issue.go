@@ -2,6 +2,7 @@ package ca
 
 import (
 	"crypto"
+	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -69,7 +70,13 @@ func NewRoot(key crypto.Signer, trustDomain string, options RootOptions, now tim
 		MaxPathLen:            1,
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}
-	cert, err := sign(Issuer{Certificate: template, Signer: key}, template, key.Public())
+	cert, err := sign(Issuer{Certificate: template, Signer: key}, template, key.Public(), func(cert *x509.Certificate) error {
+		got, err := pki.TrustDomain(cert)
+		if err == nil && got != trustDomain {
+			err = fmt.Errorf("the certificate would name %s", got)
+		}
+		return err
+	})
 	if err != nil {
 		return Issuer{}, fmt.Errorf("making root: %w", err)
 	}
@@ -103,9 +110,6 @@ func issueAuthority(root Issuer, a pki.Authority, public crypto.PublicKey, zones
 	})
 	if err != nil {
 		return nil, err
-	}
-	if parsed, err := pki.ParseAuthority(a.URI(), a.TrustDomain); err != nil || parsed != a {
-		return nil, errors.New("no authority")
 	}
 	if err := checkZones(zones, a); err != nil {
 		return nil, err
@@ -141,7 +145,13 @@ func issueAuthority(root Issuer, a pki.Authority, public crypto.PublicKey, zones
 	if err := setValidity(template, root.Certificate, lifetime, now); err != nil {
 		return nil, err
 	}
-	cert, err := sign(root, template, public)
+	cert, err := sign(root, template, public, func(cert *x509.Certificate) error {
+		got, err := pki.VerifyAuthorityPath(cert, a.TrustDomain, now)
+		if err == nil && got != a {
+			err = fmt.Errorf("the certificate would name %s", got.Host())
+		}
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -154,9 +164,6 @@ func issueAuthority(root Issuer, a pki.Authority, public crypto.PublicKey, zones
 // checkZones refuses a zone that reaches into the trust domain: it would hold
 // the hosts of other sites.
 func checkZones(zones Zones, a pki.Authority) error {
-	if a.Class == pki.ClassPerson && len(zones.DNS)+len(zones.Networks) != 0 {
-		return errors.New("people have no zones and no networks")
-	}
 	for _, zone := range zones.DNS {
 		if !pki.ValidTrustDomain(zone) {
 			return fmt.Errorf("%q is no DNS zone", zone)
@@ -199,12 +206,6 @@ func issueLeaf(issuer Issuer, id pki.Identity, public crypto.PublicKey, names Na
 	if err != nil {
 		return nil, err
 	}
-	if parsed, err := pki.ParseIdentity(id.URI(), id.TrustDomain); err != nil || parsed != id {
-		return nil, errors.New("no identity")
-	}
-	if id.Authority() != authority {
-		return nil, fmt.Errorf("the issuer is the authority of %s", authority.Host())
-	}
 	if longest := authority.Class.MaxLifetime(); lifetime > longest {
 		return nil, fmt.Errorf("lifetime %s is longer than %s", lifetime, longest)
 	}
@@ -233,27 +234,20 @@ func issueLeaf(issuer Issuer, id pki.Identity, public crypto.PublicKey, names Na
 	if err := setValidity(template, issuer.Certificate, lifetime, now); err != nil {
 		return nil, err
 	}
-	cert, err := sign(issuer, template, public)
-	if err != nil {
-		return nil, err
-	}
-	// Whatever the template says, this is what peers will ask.
-	if got, err := pki.VerifyPath(cert, issuer.Certificate, id.TrustDomain, pki.UsageSign, now); err != nil {
-		return nil, err
-	} else if got != id {
-		return nil, fmt.Errorf("the certificate names %s", got)
-	}
-	return cert, nil
+	return sign(issuer, template, public, func(cert *x509.Certificate) error {
+		got, err := pki.VerifyPath(cert, issuer.Certificate, id.TrustDomain, pki.UsageSign, now)
+		if err == nil && got != id {
+			err = fmt.Errorf("the certificate would name %s", got)
+		}
+		return err
+	})
 }
 
-// check refuses a certificate with another's key before anything is signed.
+// check refuses half an issuer. That its key is its certificate's is checked
+// by crypto/x509 before it signs.
 func (i Issuer) check() error {
 	if i.Certificate == nil || i.Signer == nil {
 		return errors.New("issuer without certificate or key")
-	}
-	public, ok := i.Signer.Public().(interface{ Equal(crypto.PublicKey) bool })
-	if !ok || !public.Equal(i.Certificate.PublicKey) {
-		return errors.New("the key does not belong to the issuer's certificate")
 	}
 	return nil
 }
@@ -279,12 +273,33 @@ func setValidity(template, issuer *x509.Certificate, lifetime time.Duration, now
 	return nil
 }
 
-// sign completes template with a serial number and signs it.
-func sign(issuer Issuer, template *x509.Certificate, public crypto.PublicKey) (*x509.Certificate, error) {
+// sign completes template with a serial number and signs it, after check has
+// agreed to the same certificate under a signature that is worth nothing: the
+// issuer's key must never sign what peers would refuse, because a signature
+// once made cannot be taken back.
+func sign(issuer Issuer, template *x509.Certificate, public crypto.PublicKey, check func(*x509.Certificate) error) (*x509.Certificate, error) {
 	serial := make([]byte, 16)
 	_, _ = rand.Read(serial) // never fails (crypto/rand)
 	template.SerialNumber = new(big.Int).SetBytes(serial)
-	der, err := x509.CreateCertificate(rand.Reader, template, issuer.Certificate, public, issuer.Signer)
+
+	worthlessPublic, worthless, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("making a key to try with: %w", err)
+	}
+	parent := *issuer.Certificate
+	parent.PublicKey = worthlessPublic
+	trial, err := create(template, &parent, public, worthless)
+	if err != nil {
+		return nil, err
+	}
+	if err := check(trial); err != nil {
+		return nil, err
+	}
+	return create(template, issuer.Certificate, public, issuer.Signer)
+}
+
+func create(template, parent *x509.Certificate, public crypto.PublicKey, key crypto.Signer) (*x509.Certificate, error) {
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, public, key)
 	if err != nil {
 		return nil, fmt.Errorf("signing: %w", err)
 	}

@@ -45,15 +45,20 @@ func TestP9NewestWins(t *testing.T) {
 
 func TestP10ManyConnectsAtOnce(t *testing.T) {
 	s := open(t)
-	for round := range 20 {
+	for round := range 10 {
 		var wg sync.WaitGroup
-		clients := make([]*rawmqtt.Client, 8)
+		clients := make([]*rawmqtt.Client, 16)
 		for i := range clients {
 			clients[i] = s.dial(web1)
 		}
+		start := make(chan struct{})
 		for _, c := range clients {
-			wg.Go(func() { _, _ = c.Connect(rawmqtt.ConnectOptions{ClientID: web1.ClientID(), KeepAlive: 30}) })
+			wg.Go(func() {
+				<-start
+				_, _ = c.Connect(rawmqtt.ConnectOptions{ClientID: web1.ClientID(), KeepAlive: 30})
+			})
 		}
+		close(start)
 		wg.Wait()
 		var alive atomic.Int32
 		for _, c := range clients {

@@ -237,6 +237,9 @@ func TestVerdicts(t *testing.T) {
 		s.silent(reader)
 	}
 	s.counted("messages_accepted", 1)
+	s.counted("envelope_windows_failed", 1)
+	s.counted("envelope_before_start", 1)
+	s.counted("envelope_windows_full", 1)
 }
 
 func TestWindowsAreAskedForTheSender(t *testing.T) {

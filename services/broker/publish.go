@@ -114,10 +114,12 @@ func reasonOf(v replay.Verdict) envelope.Reason {
 		return envelope.NonceCollision
 	case replay.Clone:
 		return envelope.Cloned
-	case replay.Full, replay.Unavailable:
+	case replay.Full:
 		return envelope.WindowsFull
+	case replay.Unavailable:
+		return envelope.WindowsFailed
 	case replay.BeforeStart:
-		return envelope.Stale
+		return envelope.BeforeStart
 	default:
 		return envelope.Replayed
 	}
@@ -133,20 +135,20 @@ func window(kind wire.Kind, sender []byte) []byte {
 
 // refuseMessage counts and logs a refused message, never its payload. What an
 // honest sender cannot cause is a strike, and too many of those end the
-// session; a wrong clock, a redelivery or a window that is full are none.
+// session; a wrong clock, a redelivery or a fault of our windows is none.
 func (b *Broker) refuseMessage(s *session, r envelope.Reason, topic string, now time.Time) {
 	b.counters.refuseEnvelope(r)
 	level := slog.LevelWarn
 	switch r {
 	case envelope.Redelivered:
 		return // the network's doing
-	case envelope.NonceCollision, envelope.Cloned:
+	case envelope.NonceCollision, envelope.Cloned, envelope.WindowsFailed:
 		level = slog.LevelError
 	}
 	b.reporter.report(level, "message "+r.String(), "message refused", slog.String("reason", r.String()),
 		slog.String("identity", s.sender), slog.String("topic", topic), slog.String("remote", s.from))
 	switch r {
-	case envelope.Stale, envelope.Future, envelope.Replayed, envelope.WindowsFull:
+	case envelope.Stale, envelope.Future, envelope.Replayed, envelope.BeforeStart, envelope.WindowsFull, envelope.WindowsFailed:
 		return
 	}
 	if s.account.strike(b.limits.Strikes, now) {

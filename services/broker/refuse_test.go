@@ -213,10 +213,7 @@ func TestPacketRefusals(t *testing.T) {
 			id := guest
 			id.Name = fmt.Sprintf("guest-%d", i) // each its own limits
 			c := s.connect(id)
-			if err := c.Send(test.packet); err != nil {
-				t.Fatal(err)
-			}
-			c.Timeout = time.Second
+			_ = c.Send(test.packet) // fails if the broker closes at the header of a long one
 			s.closed(c)
 			counts[test.counter]++
 			s.counted(test.counter, counts[test.counter])

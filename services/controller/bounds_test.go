@@ -18,7 +18,7 @@ func TestJournalIsBounded(t *testing.T) {
 		r.restart(func() { r.room = room })
 		full := 0
 		for range room + more {
-			time.Sleep(time.Second / senderRate)
+			r.sleep(time.Second / senderRate)
 			r.send(enable(testMaxTTL))
 			for _, s := range r.said() {
 				if s.Reason == ReasonJournalFull {
@@ -36,7 +36,7 @@ func TestJournalIsBounded(t *testing.T) {
 		r.c.Handle(mon2, cmd, time.Now())
 		r.expect("scale_up_servers active")
 		// It empties by itself.
-		time.Sleep(testMaxTTL + 2*DefaultSkew)
+		r.sleep(testMaxTTL + 2*DefaultSkew)
 		r.said()
 		if entries, err := r.journal.Entries(); err != nil || len(entries) > 2 {
 			t.Errorf("%d entries are left, %v: want the latest of each slot", len(entries), err)
@@ -83,7 +83,7 @@ func TestFloodOfSenders(t *testing.T) {
 func TestHandleNeverBlocks(t *testing.T) {
 	bubble(t, func(r *rig) {
 		hang := make(chan struct{})
-		r.lb.before = func() { <-hang }
+		r.lb.set(func(f *fakeBalancer) { f.before = func() { <-hang } })
 		for n := range 10 {
 			from := mon1
 			from.Name = "mon-" + string(rune('a'+n))
@@ -95,7 +95,7 @@ func TestHandleNeverBlocks(t *testing.T) {
 		if s := r.c.Stats(); s.Overflowed != 10*senderBurst-queueLength-1 {
 			t.Errorf("counted %+v", s)
 		}
-		r.lb.before = nil
+		r.lb.set(func(f *fakeBalancer) { f.before = nil })
 		close(hang)
 		r.said()
 	})

@@ -177,7 +177,6 @@ func (c *Controller) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 		case m := <-c.queue:
-			c.settle(ctx) // what is over must not count as in force
 			c.process(ctx, m)
 		case <-timer.C:
 		}

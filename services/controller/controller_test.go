@@ -22,22 +22,22 @@ func TestActsThenLapses(t *testing.T) {
 			t.Errorf("published on %v, want %v", s.topic, want)
 		}
 		want := Wanted{RateLimit: &RateLimit{PerSecond: 5, Burst: 10, Until: time.UnixMilli(s.Until)}}
-		if got := r.lb.state["web-1"]; *got.RateLimit != *want.RateLimit || got.Scaling != nil {
+		if got := r.lb.now("web-1"); *got.RateLimit != *want.RateLimit || got.Scaling != nil {
 			t.Errorf("applied %+v, want %+v", got.RateLimit, want.RateLimit)
 		}
 		r.expectState("web-2", "nothing")
 
-		time.Sleep(30*time.Second - time.Millisecond)
+		r.sleep(30*time.Second - time.Millisecond)
 		r.expect()
 		r.expectState("web-1", "limit 5/10")
-		time.Sleep(time.Millisecond)
+		r.sleep(time.Millisecond)
 		said = r.expect("enable_rate_limiting lapsed")
 		if at := said[0].at.Sub(started); at != 30*time.Second {
 			t.Errorf("lapsed after %v", at)
 		}
 		r.expectState("web-1", "nothing")
 		// Whoever repeats it now hears how it ended.
-		time.Sleep(time.Second)
+		r.sleep(time.Second)
 		r.send(cmd)
 		r.expect("enable_rate_limiting lapsed")
 	})
@@ -52,10 +52,10 @@ func TestScalingHasItsOwnTopicAndEnd(t *testing.T) {
 			t.Errorf("published on %v", said[1].topic)
 		}
 		r.expectState("web-1", "limit 5/10, 3 servers")
-		time.Sleep(10 * time.Second)
+		r.sleep(10 * time.Second)
 		r.expect("enable_rate_limiting lapsed")
 		r.expectState("web-1", "nothing, 3 servers")
-		time.Sleep(10 * time.Second)
+		r.sleep(10 * time.Second)
 		r.expect("scale_up_servers lapsed")
 		r.expectState("web-1", "nothing")
 	})
@@ -74,13 +74,13 @@ func TestAllServers(t *testing.T) {
 		r.expectState("web-2", "limit 5/10")
 
 		// One pool's later command leaves the other to the first.
-		time.Sleep(time.Second)
+		r.sleep(time.Second)
 		one := enable(time.Minute)
 		one.Parameters.Burst = 20
 		r.send(one)
 		r.expect("enable_rate_limiting active")
 		r.expectState("web-2", "limit 5/10")
-		time.Sleep(19 * time.Second)
+		r.sleep(19 * time.Second)
 		said = r.expect("enable_rate_limiting lapsed")
 		if said[0].ID != all.ID {
 			t.Error("the wrong command lapsed")
@@ -96,13 +96,13 @@ func TestRenewalHasNoGap(t *testing.T) {
 	bubble(t, func(r *rig) {
 		first := enable(30 * time.Second)
 		r.send(first)
-		time.Sleep(20 * time.Second)
+		r.sleep(20 * time.Second)
 		renewal := enable(30 * time.Second)
 		r.send(renewal)
 		r.expect("enable_rate_limiting active", "enable_rate_limiting active")
-		time.Sleep(30*time.Second - 1)
+		r.sleep(30*time.Second - 1)
 		r.expect() // the first one's end is nobody's business any more
-		for _, call := range r.lb.calls[2:] {
+		for _, call := range r.lb.called()[2:] {
 			if call.want.RateLimit == nil {
 				t.Errorf("a gap at %v", call.at)
 			}
@@ -113,11 +113,11 @@ func TestRenewalHasNoGap(t *testing.T) {
 		if said[0].ID != first.ID || said[0].Until != until(renewal) {
 			t.Errorf("answered %+v", said[0])
 		}
-		time.Sleep(1)
+		r.sleep(1)
 		if said := r.expect("enable_rate_limiting lapsed"); said[0].ID != renewal.ID {
 			t.Error("the wrong command lapsed")
 		}
-		time.Sleep(repeatEvery)
+		r.sleep(repeatEvery)
 		r.send(first)
 		r.expect("enable_rate_limiting stopped superseded")
 	})
@@ -128,10 +128,10 @@ func TestRepeatsActOnceAndAreAnsweredOnceASecond(t *testing.T) {
 		cmd := enable(time.Minute)
 		r.send(cmd)
 		first := r.expect("enable_rate_limiting active")
-		calls := len(r.lb.calls)
+		calls := len(r.lb.called())
 		for range 50 {
 			r.send(cmd)
-			time.Sleep(100 * time.Millisecond)
+			r.sleep(100 * time.Millisecond)
 		}
 		said := r.said()
 		if len(said) != 5 {
@@ -142,8 +142,8 @@ func TestRepeatsActOnceAndAreAnsweredOnceASecond(t *testing.T) {
 				t.Errorf("answered %+v, want the journalled %+v", s.Status, first[0].Status)
 			}
 		}
-		if len(r.lb.calls) != calls {
-			t.Errorf("acted %d times more", len(r.lb.calls)-calls)
+		if len(r.lb.called()) != calls {
+			t.Errorf("acted %d times more", len(r.lb.called())-calls)
 		}
 		if s := r.c.Stats(); s.Accepted != 1 || s.Repeated != 50 {
 			t.Errorf("counted %+v", s)
@@ -157,7 +157,7 @@ func TestRefusalsAreAnsweredOnceASecond(t *testing.T) {
 		cmd.Server = "web-9"
 		for range 50 {
 			r.send(cmd)
-			time.Sleep(100 * time.Millisecond)
+			r.sleep(100 * time.Millisecond)
 		}
 		if said := r.said(); len(said) != 5 {
 			t.Errorf("%d answers within 5 s, want 5", len(said))
@@ -171,7 +171,7 @@ func TestEndedByACommand(t *testing.T) {
 		r.send(began)
 		r.send(scaleUp(5 * time.Minute))
 		r.said()
-		time.Sleep(time.Second)
+		r.sleep(time.Second)
 		stop := command(wire.DisableRateLimiting, time.Minute)
 		r.send(stop)
 		said := r.expect("disable_rate_limiting stopped", "enable_rate_limiting stopped")
@@ -185,7 +185,7 @@ func TestEndedByACommand(t *testing.T) {
 		r.send(late)
 		r.expectRefused(late, ReasonSuperseded)
 		// Ending what is not in force is no failure: the state is as wanted.
-		time.Sleep(time.Second)
+		r.sleep(time.Second)
 		r.send(command(wire.DisableRateLimiting, time.Minute))
 		r.expect("disable_rate_limiting stopped")
 		r.send(command(wire.ScaleDownServers, time.Minute))
@@ -195,7 +195,7 @@ func TestEndedByACommand(t *testing.T) {
 		}
 		r.expectState("web-1", "nothing")
 		// The end of an end's time to live is the end of nothing.
-		time.Sleep(10 * time.Minute)
+		r.sleep(10 * time.Minute)
 		r.expect()
 	})
 }
@@ -207,7 +207,7 @@ func TestAllServersEndsPoolByPool(t *testing.T) {
 		r.send(all)
 		r.said()
 		for _, server := range []string{"web-1", "web-2"} {
-			time.Sleep(time.Second)
+			r.sleep(time.Second)
 			stop := command(wire.DisableRateLimiting, time.Minute)
 			stop.Server = server
 			r.send(stop)
@@ -226,13 +226,14 @@ func TestActuatorFailsToBegin(t *testing.T) {
 		first := enable(30 * time.Second)
 		r.send(first)
 		r.expect("enable_rate_limiting active")
-		time.Sleep(time.Second)
-		r.lb.fail = func(_ string, want Wanted) error {
+		r.sleep(time.Second)
+		failure := func(_ string, want Wanted) error {
 			if want.RateLimit != nil && want.RateLimit.Burst == 20 {
 				return errors.New("no")
 			}
 			return nil
 		}
+		r.lb.set(func(f *fakeBalancer) { f.fail = failure })
 		second := enable(time.Minute)
 		second.Parameters.Burst = 20
 		r.send(second)
@@ -241,7 +242,7 @@ func TestActuatorFailsToBegin(t *testing.T) {
 		r.expectState("web-1", "limit 5/10")
 		r.send(second)
 		r.expect("enable_rate_limiting failed actuator_failed")
-		time.Sleep(29 * time.Second)
+		r.sleep(29 * time.Second)
 		if said := r.expect("enable_rate_limiting lapsed"); said[0].ID != first.ID {
 			t.Error("the wrong command lapsed")
 		}
@@ -250,19 +251,20 @@ func TestActuatorFailsToBegin(t *testing.T) {
 
 func TestAllServersOrNone(t *testing.T) {
 	bubble(t, func(r *rig) {
-		r.lb.fail = func(pool string, want Wanted) error {
+		failure := func(pool string, want Wanted) error {
 			if pool == "web-2" && want.RateLimit != nil {
 				return errors.New("no")
 			}
 			return nil
 		}
+		r.lb.set(func(f *fakeBalancer) { f.fail = failure })
 		all := enable(30 * time.Second)
 		all.Server = wire.AllServers
 		r.send(all)
 		r.expect("enable_rate_limiting failed actuator_failed")
 		r.expectState("web-1", "nothing")
 		r.expectState("web-2", "nothing")
-		time.Sleep(time.Minute)
+		r.sleep(time.Minute)
 		r.expect()
 	})
 }
@@ -271,33 +273,35 @@ func TestAllServersOrNone(t *testing.T) {
 func TestActuatorFailsToEnd(t *testing.T) {
 	for _, byCommand := range []bool{false, true} {
 		bubble(t, func(r *rig) {
-			r.send(enable(10 * time.Second))
+			began := enable(10 * time.Second)
+			r.send(began)
 			r.expect("enable_rate_limiting active")
-			r.lb.fail = func(string, Wanted) error { return errors.New("no") }
+			r.lb.set(func(f *fakeBalancer) { f.fail = func(string, Wanted) error { return errors.New("no") } })
 			want := []string{"enable_rate_limiting lapsed"}
 			if byCommand {
-				time.Sleep(5 * time.Second)
+				r.sleep(5 * time.Second)
 				r.send(command(wire.DisableRateLimiting, time.Minute))
 				r.expect("disable_rate_limiting failed actuator_failed", "enable_rate_limiting failed actuator_failed")
 				want = []string{"disable_rate_limiting stopped", "enable_rate_limiting stopped"}
 			} else {
-				time.Sleep(10 * time.Second)
+				r.sleep(10 * time.Second)
 				r.expect("enable_rate_limiting failed actuator_failed")
 			}
-			calls := len(r.lb.calls)
-			time.Sleep(10 * time.Second)
-			r.expect()
-			if n := len(r.lb.calls) - calls; n != 10 {
+			calls := len(r.lb.called())
+			r.sleep(10 * time.Second)
+			r.send(began)
+			r.expect() // whoever repeats it now will hear how it ended
+			if n := len(r.lb.called()) - calls; n != 10 {
 				t.Errorf("tried %d times in 10 s, want 10", n)
 			}
 			r.expectState("web-1", "limit 5/10")
-			r.lb.fail = nil
-			time.Sleep(time.Second)
+			r.lb.set(func(f *fakeBalancer) { f.fail = nil })
+			r.sleep(time.Second)
 			r.expect(want...)
 			r.expectState("web-1", "nothing")
-			calls = len(r.lb.calls)
-			time.Sleep(time.Minute)
-			if len(r.lb.calls) != calls {
+			calls = len(r.lb.called())
+			r.sleep(time.Minute)
+			if len(r.lb.called()) != calls {
 				t.Error("tried again without need")
 			}
 		})
@@ -308,16 +312,16 @@ func TestActuatorFailsToEnd(t *testing.T) {
 // does not hold the controller for longer than one timeout.
 func TestHangingActuatorIsCutOff(t *testing.T) {
 	bubble(t, func(r *rig) {
-		r.lb.hang = true
+		r.lb.set(func(f *fakeBalancer) { f.hang = true })
 		started := time.Now()
 		r.c.Handle(mon1, enable(time.Minute), time.Now())
-		time.Sleep(applyTimeout)
+		r.sleep(applyTimeout)
 		said := r.said()
 		if len(said) != 1 || said[0].State != wire.StateFailed || said[0].at.Sub(started) != applyTimeout {
 			t.Errorf("published %+v", said)
 		}
-		r.lb.hang = false
-		time.Sleep(2 * applyTimeout)
+		r.lb.set(func(f *fakeBalancer) { f.hang = false })
+		r.sleep(2 * applyTimeout)
 		r.expectState("web-1", "nothing")
 	})
 }
@@ -326,10 +330,10 @@ func TestHangingActuatorIsCutOff(t *testing.T) {
 // command's repetition is answered with it.
 func TestPublishingFails(t *testing.T) {
 	bubble(t, func(r *rig) {
-		r.deaf = true
+		r.deafen(true)
 		cmd := enable(time.Minute)
 		r.send(cmd)
-		r.deaf = false
+		r.deafen(false)
 		r.expect()
 		r.expectState("web-1", "limit 5/10")
 		r.send(cmd)
@@ -349,7 +353,7 @@ func TestOutcomeCannotBeJournalled(t *testing.T) {
 		r.send(cmd)
 		r.send(cmd)
 		r.expect("enable_rate_limiting active", "enable_rate_limiting active")
-		time.Sleep(10 * time.Second)
+		r.sleep(10 * time.Second)
 		r.expect("enable_rate_limiting lapsed")
 		r.expectState("web-1", "nothing")
 	})
@@ -359,12 +363,12 @@ func TestOutcomeCannotBeJournalled(t *testing.T) {
 // neither acted on nor journalled, and their sender repeats them.
 func TestStopLeavesTheRest(t *testing.T) {
 	bubble(t, func(r *rig) {
-		r.lb.hang = true
+		r.lb.set(func(f *fakeBalancer) { f.hang = true })
 		first, second := enable(time.Minute), scaleUp(time.Minute)
 		r.c.Handle(mon1, first, time.Now())
 		r.c.Handle(mon1, second, time.Now())
 		r.said()
-		r.restart(func() { r.lb.hang = false })
+		r.restart(func() { r.lb.set(func(f *fakeBalancer) { f.hang = false }) })
 		// The first was journalled before the end, so the next start took it up.
 		r.expect("enable_rate_limiting active")
 		r.expectState("web-1", "limit 5/10")

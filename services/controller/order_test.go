@@ -38,7 +38,7 @@ func TestSuperseded(t *testing.T) {
 		r.expectState("web-2", "limit 5/10")
 
 		// The verdict is the last one on that id, although the reason has gone.
-		time.Sleep(2 * time.Minute)
+		r.sleep(2 * time.Minute)
 		r.expect("scale_up_servers lapsed", "enable_rate_limiting lapsed", "enable_rate_limiting lapsed")
 		if e, found := r.entry(older.ID); found && e.Status == nil {
 			t.Error("a verdict that depends on the moment was not journalled")
@@ -50,20 +50,46 @@ func TestSuperseded(t *testing.T) {
 // an older command that lives longer.
 func TestSupersededOutlivesForgetting(t *testing.T) {
 	for _, restart := range []bool{false, true} {
-		bubble(t, func(r *rig) {
-			older := enable(testMaxTTL)
-			time.Sleep(time.Second)
-			r.send(enable(5 * time.Second))
-			time.Sleep(5 * time.Minute)
-			r.expect("enable_rate_limiting active", "enable_rate_limiting lapsed")
-			if restart {
-				r.restart(nil)
-			}
-			r.send(older)
-			r.expectRefused(older, ReasonSuperseded)
-			r.expectState("web-1", "nothing")
-		})
+		for _, later := range []func() wire.Command{
+			func() wire.Command { return enable(5 * time.Second) },
+			func() wire.Command { return command(wire.DisableRateLimiting, 5*time.Second) },
+		} {
+			bubble(t, func(r *rig) {
+				older := enable(testMaxTTL)
+				r.sleep(time.Second)
+				r.send(later())
+				r.sleep(5 * time.Minute)
+				r.said()
+				if restart {
+					r.restart(nil)
+				}
+				r.send(older)
+				r.expectRefused(older, ReasonSuperseded)
+				r.expectState("web-1", "nothing")
+			})
+		}
 	}
+}
+
+// TestOvertakenInEveryPool repeats a command for all pools that later ones have
+// replaced one by one: it is in force no longer when one of those has ended.
+func TestOvertakenInEveryPool(t *testing.T) {
+	bubble(t, func(r *rig) {
+		all, one, other := enable(5*time.Minute), enable(4*time.Minute), enable(3*time.Minute)
+		all.Server, other.Server = wire.AllServers, "web-2"
+		for _, cmd := range []wire.Command{all, one, other} {
+			r.send(cmd)
+		}
+		r.said()
+		r.send(all)
+		if said := r.expect("enable_rate_limiting active superseded"); said[0].Until != until(other) {
+			t.Errorf("until %d, want the first end, %d", said[0].Until, until(other))
+		}
+		r.sleep(3 * time.Minute)
+		r.expect("enable_rate_limiting lapsed")
+		r.send(all)
+		r.expect("enable_rate_limiting stopped superseded")
+	})
 }
 
 // TestWrongClockDoesNotSilence accepts a command under a clock that is an hour
@@ -90,6 +116,40 @@ func TestWrongClockDoesNotSilence(t *testing.T) {
 	}
 	if reason := s.check(cmd, automatic, now, DefaultSkew); reason != ReasonSuperseded {
 		t.Errorf("with the clock unchanged: %q, want superseded", reason)
+	}
+}
+
+// TestEndAndNextAtOnce looks at a command before it looks at its timer, which
+// has fired as well: the end of the one before is told all the same.
+func TestEndAndNextAtOnce(t *testing.T) {
+	bubble(t, func(r *rig) {
+		r.send(enable(time.Second))
+		r.expect("enable_rate_limiting active")
+		r.stop() // so that the test does what Run would
+		r.sleep(time.Second)
+		r.c.process(r.t.Context(), message{from: mon1, cmd: enable(time.Second), received: time.Now()})
+		r.expect("enable_rate_limiting lapsed", "enable_rate_limiting active")
+		r.journal.Close()
+		r.start()
+	})
+}
+
+// TestEndNeedsOneClockOnly checks that a wall clock that is set back prolongs
+// nothing, and that one set forward ends it.
+func TestEndNeedsOneClockOnly(t *testing.T) {
+	now := time.Now()
+	cmd := enable(time.Minute)
+	m := newMitigation(journal.Entry{}, cmd, automatic, now)
+	if m.over(now.Add(59*time.Second)) || !m.over(now.Add(time.Minute)) {
+		t.Error("not over just at its time")
+	}
+	m.until = now.Add(time.Hour)
+	if !m.over(now.Add(time.Minute)) {
+		t.Error("a wall clock that was set back prolonged it")
+	}
+	m.until, m.deadline = now.Add(time.Minute), now.Add(time.Hour)
+	if !m.over(now.Add(time.Minute)) {
+		t.Error("a wall clock that was set forward did not end it")
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 // reached the journal is final: whatever the clock or policy say later, repeats
 // are answered with it.
 func (c *Controller) process(ctx context.Context, m message) {
+	c.settle(ctx) // what is over must not count as in force
 	now := time.Now()
 	key := journal.Key{Sender: m.from.Sender(), ID: m.cmd.ID}
 	reason := checkSender(m.from, m.cmd)

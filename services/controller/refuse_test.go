@@ -78,7 +78,7 @@ func TestRefusals(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			bubble(t, func(r *rig) {
-				calls := len(r.lb.calls)
+				calls := len(r.lb.called())
 				from, cmd := mon1, enable(time.Minute)
 				if test.as != nil {
 					cmd = test.as()
@@ -90,15 +90,15 @@ func TestRefusals(t *testing.T) {
 					test.change(&cmd)
 				}
 				received := time.Now()
-				time.Sleep(test.late)
+				r.sleep(test.late)
 				r.c.Handle(from, cmd, received)
 				if test.want == "" {
 					r.expect()
 				} else {
 					r.expectRefused(cmd, test.want)
 				}
-				if len(r.lb.calls) != calls {
-					t.Errorf("the load balancer was called: %+v", r.lb.calls[calls:])
+				if len(r.lb.called()) != calls {
+					t.Errorf("the load balancer was called: %+v", r.lb.called()[calls:])
 				}
 				if entries, err := r.journal.Entries(); err != nil || len(entries) != 0 {
 					t.Errorf("the journal holds %d entries, %v", len(entries), err)
@@ -182,16 +182,16 @@ func TestOneIDOneCommand(t *testing.T) {
 				cmd := enable(time.Minute)
 				r.send(cmd)
 				r.expect("enable_rate_limiting active")
-				calls := len(r.lb.calls)
+				calls := len(r.lb.called())
 				other := cmd
 				change(&other)
 				r.send(other)
 				r.expectRefused(other, ReasonReusedID)
-				if len(r.lb.calls) != calls {
+				if len(r.lb.called()) != calls {
 					t.Error("the second command acted")
 				}
 				// The first one's verdict stands.
-				time.Sleep(repeatEvery)
+				r.sleep(repeatEvery)
 				r.send(cmd)
 				r.expect("enable_rate_limiting active")
 			})
@@ -216,13 +216,14 @@ func with(cmd wire.Command, id wire.ID) wire.Command {
 func TestJournalFirst(t *testing.T) {
 	bubble(t, func(r *rig) {
 		cmd := enable(time.Minute)
-		r.lb.before = func() {
+		before := func() {
 			if e, found := r.entry(cmd.ID); !found || e.Status != nil {
 				t.Errorf("while acting the journal holds %v %+v, want an entry without outcome", found, e)
 			}
 		}
+		r.lb.set(func(f *fakeBalancer) { f.before = before })
 		r.send(cmd)
-		r.lb.before = nil
+		r.lb.set(func(f *fakeBalancer) { f.before = nil })
 		r.expect("enable_rate_limiting active")
 		e, _ := r.entry(cmd.ID)
 		var s wire.Status
@@ -241,7 +242,7 @@ func TestWithoutJournalNothingActs(t *testing.T) {
 	} {
 		t.Run(reason, func(t *testing.T) {
 			bubble(t, func(r *rig) {
-				calls := len(r.lb.calls)
+				calls := len(r.lb.called())
 				breaks(r.broken)
 				cmd := enable(time.Minute)
 				r.send(cmd)
@@ -249,7 +250,7 @@ func TestWithoutJournalNothingActs(t *testing.T) {
 					reason = ReasonJournalFailed
 				}
 				r.expectRefused(cmd, reason)
-				if len(r.lb.calls) != calls {
+				if len(r.lb.called()) != calls {
 					t.Error("acted without a journal")
 				}
 				// Nothing was decided, so a repeat may succeed.

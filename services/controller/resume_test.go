@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,7 +22,7 @@ func TestRestart(t *testing.T) {
 		r.send(long)
 		r.send(up)
 		r.said()
-		r.restart(func() { time.Sleep(time.Minute) })
+		r.restart(func() { r.sleep(time.Minute) })
 		// What is over is told, what is not is in force again until its own end.
 		said := r.expect("enable_rate_limiting lapsed")
 		if said[0].ID != short.ID {
@@ -29,7 +30,7 @@ func TestRestart(t *testing.T) {
 		}
 		r.expectState("web-1", "nothing, 3 servers")
 		r.expectState("web-2", "limit 5/10")
-		if got := r.lb.state["web-2"].RateLimit.Until.UnixMilli(); got != until(long) {
+		if got := r.lb.now("web-2").RateLimit.Until.UnixMilli(); got != until(long) {
 			t.Errorf("until %d, want %d", got, until(long))
 		}
 		r.send(up)
@@ -37,7 +38,7 @@ func TestRestart(t *testing.T) {
 		if s := r.c.Stats(); s.Accepted != 0 || s.Repeated != 1 {
 			t.Errorf("counted %+v", s)
 		}
-		time.Sleep(4 * time.Minute)
+		r.sleep(4 * time.Minute)
 		r.expect("scale_up_servers lapsed", "enable_rate_limiting lapsed")
 		// What has been told is not told again.
 		r.restart(nil)
@@ -67,6 +68,39 @@ func TestRestartKeepsTheOrder(t *testing.T) {
 		late.Issued = down.Issued - 1
 		r.send(late)
 		r.expectRefused(late, ReasonSuperseded)
+	})
+}
+
+// TestRestartEndsWhatNobodyRemembers starts beside a load balancer that kept a
+// limit from another life.
+func TestRestartEndsWhatNobodyRemembers(t *testing.T) {
+	bubble(t, func(r *rig) {
+		r.restart(func() {
+			r.lb.set(func(f *fakeBalancer) { f.state["web-2"] = Wanted{RateLimit: &RateLimit{PerSecond: 1, Burst: 1}} })
+		})
+		r.expectState("web-2", "nothing")
+	})
+}
+
+// TestRestartAfterFailure brings back what was in force when a later command
+// failed, and not that later command.
+func TestRestartAfterFailure(t *testing.T) {
+	bubble(t, func(r *rig) {
+		r.send(enable(5 * time.Minute))
+		failure := func(_ string, want Wanted) error {
+			if want.RateLimit.Burst == 20 {
+				return context.DeadlineExceeded
+			}
+			return nil
+		}
+		r.lb.set(func(f *fakeBalancer) { f.fail = failure })
+		second := enable(5 * time.Minute)
+		second.Parameters.Burst = 20
+		r.send(second)
+		r.expect("enable_rate_limiting active", "enable_rate_limiting failed actuator_failed")
+		r.restart(func() { r.lb.set(func(f *fakeBalancer) { f.fail = nil }) })
+		r.expect()
+		r.expectState("web-1", "limit 5/10")
 	})
 }
 
@@ -189,7 +223,8 @@ func TestWhateverHappensItEnds(t *testing.T) {
 				}
 			}
 			inForce := func() {
-				for pool, w := range r.lb.state {
+				for _, pool := range r.lb.Pools() {
+					w := r.lb.now(pool)
 					now := time.Now().Add(-2 * retryInterval) // an end may have to be tried again
 					if w.RateLimit != nil && w.RateLimit.Until.Before(now) || w.Scaling != nil && w.Scaling.Until.Before(now) {
 						t.Errorf("seed %d: %s in %s is over", seed, describe(w), pool)
@@ -197,23 +232,24 @@ func TestWhateverHappensItEnds(t *testing.T) {
 				}
 			}
 			names := []string{wire.EnableRateLimiting, wire.ScaleUpServers, wire.DisableRateLimiting, wire.ScaleDownServers}
-			failing := false
-			r.lb.fail = func(string, Wanted) error {
-				if failing {
+			var failing atomic.Bool
+			failure := func(string, Wanted) error {
+				if failing.Load() {
 					return context.DeadlineExceeded
 				}
 				return nil
 			}
+			r.lb.set(func(f *fakeBalancer) { f.fail = failure })
 			for range 120 {
-				time.Sleep(time.Duration(rng.IntN(4000)) * time.Millisecond)
+				r.sleep(time.Duration(rng.IntN(4000)) * time.Millisecond)
 				switch n := rng.IntN(20); {
 				case n == 0:
-					r.restart(func() { time.Sleep(time.Duration(rng.IntN(60)) * time.Second) })
+					r.restart(func() { r.sleep(time.Duration(rng.IntN(60)) * time.Second) })
 				case n == 1:
 					// One failure, shorter than the retry that follows it.
-					failing = true
+					failing.Store(true)
 					r.send(enable(time.Duration(1+rng.IntN(60)) * time.Second))
-					failing = false
+					failing.Store(false)
 				case n < 6 && len(sent) > 0:
 					r.send(sent[rng.IntN(len(sent))])
 				default:
@@ -232,7 +268,7 @@ func TestWhateverHappensItEnds(t *testing.T) {
 				listen()
 				inForce()
 			}
-			time.Sleep(testMaxTTL)
+			r.sleep(testMaxTTL)
 			listen()
 			for _, pool := range r.lb.Pools() {
 				r.expectState(pool, "nothing")
@@ -248,7 +284,7 @@ func TestWhateverHappensItEnds(t *testing.T) {
 				}
 			}
 			for _, cmd := range sent { // one journalled as active was replaced
-				time.Sleep(repeatEvery)
+				r.sleep(repeatEvery)
 				r.send(cmd)
 				for _, s := range r.said() {
 					if s.State == wire.StateActive {

@@ -124,6 +124,19 @@ func (r *rig) publish(topic wire.Topic, payload any) error {
 	return nil
 }
 
+// sleep lets time pass, and the controller finish what that brings about.
+func (r *rig) sleep(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+// deafen makes Publish fail, or no longer.
+func (r *rig) deafen(deaf bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.deaf = deaf
+}
+
 // said returns what was published since the last call.
 func (r *rig) said() []published {
 	synctest.Wait()
@@ -237,7 +250,30 @@ func newFakeBalancer(pools ...string) *fakeBalancer {
 	return f
 }
 
+// set changes how the load balancer behaves.
+func (f *fakeBalancer) set(change func(f *fakeBalancer)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change(f)
+}
+
+// now returns what is in force in a pool.
+func (f *fakeBalancer) now(pool string) Wanted {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.state[pool]
+}
+
+// called returns every call so far.
+func (f *fakeBalancer) called() []call {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.calls)
+}
+
 func (f *fakeBalancer) forget() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	for p := range f.state {
 		f.state[p] = Wanted{}
 	}
@@ -245,6 +281,8 @@ func (f *fakeBalancer) forget() {
 }
 
 func (f *fakeBalancer) Pools() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	var names []string
 	for p := range f.state {
 		names = append(names, p)
@@ -255,33 +293,28 @@ func (f *fakeBalancer) Pools() []string {
 
 func (f *fakeBalancer) Apply(ctx context.Context, pool string, want Wanted) error {
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	f.calls = append(f.calls, call{at: time.Now(), pool: pool, want: want})
-	if f.before != nil {
-		f.before()
+	before, hang, fail := f.before, f.hang, f.fail
+	f.mu.Unlock()
+	if before != nil {
+		before()
 	}
-	if f.hang {
+	if hang {
 		<-ctx.Done()
 	}
-	if f.fail != nil {
-		if err := f.fail(pool, want); err != nil {
+	if fail != nil {
+		if err := fail(pool, want); err != nil {
 			return err
 		}
 	}
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	f.state[pool] = want
+	f.set(func(f *fakeBalancer) { f.state[pool] = want })
 	return nil
 }
 
-// is returns a pool's state in few words: "limit 5/10, 3 servers".
-func (f *fakeBalancer) is(pool string) string {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return describe(f.state[pool])
-}
-
+// describe spells a state in few words: "limit 5/10, 3 servers".
 func describe(w Wanted) string {
 	text := "nothing"
 	if w.RateLimit != nil {
@@ -297,7 +330,7 @@ func describe(w Wanted) string {
 func (r *rig) expectState(pool, want string) {
 	r.t.Helper()
 	synctest.Wait()
-	if got := r.lb.is(pool); got != want {
+	if got := describe(r.lb.now(pool)); got != want {
 		r.t.Errorf("in force in %s: %s, want %s", pool, got, want)
 	}
 }

@@ -14,9 +14,9 @@ func TestRows(t *testing.T) {
 		// A command and its renewals, with and without a gap before them.
 		for n := range 1 + testRenewals {
 			r.send(enable(20 * time.Second))
-			time.Sleep(10 * time.Second)
+			r.sleep(10 * time.Second)
 			if n == 1 {
-				time.Sleep(10*time.Second + testCoolDown - time.Millisecond)
+				r.sleep(10*time.Second + testCoolDown - time.Millisecond)
 				r.expect("enable_rate_limiting active", "enable_rate_limiting active", "enable_rate_limiting lapsed")
 			}
 		}
@@ -26,17 +26,17 @@ func TestRows(t *testing.T) {
 		r.expectRefused(cmd, ReasonRenewals)
 
 		// What is in force runs out, and then automation has to pause.
-		time.Sleep(10 * time.Second)
+		r.sleep(10 * time.Second)
 		r.expect("enable_rate_limiting lapsed")
-		time.Sleep(testCoolDown - time.Millisecond)
+		r.sleep(testCoolDown - time.Millisecond)
 		cmd = enable(20 * time.Second)
 		r.send(cmd)
 		r.expectRefused(cmd, ReasonCoolingDown)
-		time.Sleep(time.Millisecond)
+		r.sleep(time.Millisecond)
 		r.send(enable(20 * time.Second))
 		r.expect("enable_rate_limiting active")
 		// The verdict on the id that came too early stays.
-		time.Sleep(time.Second)
+		r.sleep(time.Second)
 		r.send(cmd)
 		r.expectRefused(cmd, ReasonCoolingDown)
 	})
@@ -49,9 +49,9 @@ func TestRowsAreNotShortenedByEnding(t *testing.T) {
 		began, refused := 0, 0
 		for range 8 { // shorter than the cool-down after the fourth
 			r.send(enable(20 * time.Second))
-			time.Sleep(time.Second)
+			r.sleep(time.Second)
 			r.send(command(wire.DisableRateLimiting, time.Minute)) // never held back
-			time.Sleep(time.Second)
+			r.sleep(time.Second)
 			r.expectState("web-1", "nothing")
 			for _, s := range r.said() {
 				switch {
@@ -65,7 +65,7 @@ func TestRowsAreNotShortenedByEnding(t *testing.T) {
 		if began != 1+testRenewals || refused != 8-began {
 			t.Errorf("began %d times, refused %d", began, refused)
 		}
-		time.Sleep(testCoolDown)
+		r.sleep(testCoolDown)
 		r.send(enable(20 * time.Second)) // the last one ended long before its time to live
 		r.expect("enable_rate_limiting active")
 	})
@@ -90,7 +90,7 @@ func TestRowsAreApart(t *testing.T) {
 		r.expect("enable_rate_limiting active", "enable_rate_limiting active")
 		r.send(scaleUp(time.Minute))
 		r.expect("scale_up_servers active")
-		time.Sleep(time.Second)
+		r.sleep(time.Second)
 		mon2 := mon1
 		mon2.Name = "mon-2"
 		r.c.Handle(mon2, enable(time.Minute), time.Now())
@@ -110,20 +110,20 @@ func TestRowsSurviveRestart(t *testing.T) {
 	bubble(t, func(r *rig) {
 		for range 1 + testRenewals {
 			r.send(enable(30 * time.Second))
-			time.Sleep(10 * time.Second)
+			r.sleep(10 * time.Second)
 		}
 		r.said()
 		r.restart(nil)
 		cmd := enable(30 * time.Second)
 		r.send(cmd)
 		r.expectRefused(cmd, ReasonRenewals)
-		time.Sleep(20 * time.Second)
+		r.sleep(20 * time.Second)
 		r.expect("enable_rate_limiting lapsed")
 		r.restart(nil)
 		cmd = enable(30 * time.Second)
 		r.send(cmd)
 		r.expectRefused(cmd, ReasonCoolingDown)
-		time.Sleep(testCoolDown)
+		r.sleep(testCoolDown)
 		r.send(enable(30 * time.Second))
 		r.expect("enable_rate_limiting active")
 	})
@@ -146,7 +146,7 @@ func TestLongCoolDownSurvivesForgetting(t *testing.T) {
 		other := enable(20 * time.Second)
 		other.Cause = "syn_packet_count"
 		r.send(other)
-		time.Sleep(30 * time.Minute)
+		r.sleep(30 * time.Minute)
 		r.said()
 		r.restart(nil)
 		cmd := enable(10 * time.Second)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -121,21 +120,6 @@ func (p *Part) openSegments() (*segment.Writer, error) {
 		return nil, err
 	}
 	return segment.OpenWriter(segment.Config{Dir: p.segments, Log: p.log})
-}
-
-// ErrCreated says that the log, or something in its place, is there already.
-var ErrCreated = translog.ErrExists
-
-// Create creates the log that a recorder's configuration file names, once.
-func Create(file string, log *slog.Logger) error {
-	_, _, c, err := load(file, log)
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(c.Watermark), 0o700); err != nil {
-		return err
-	}
-	return translog.Create(c)
 }
 
 // closeTimeout bounds what closing the log may take: what waits is written and

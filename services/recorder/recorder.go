@@ -1,10 +1,11 @@
-// Package recorder keeps what a site says: every signed message in the site's
-// transparency log, every other envelope in segments.
+// Package recorder keeps what a site says: every envelope in segments, and
+// every signed message in the site's transparency log as well.
 //
 // It guarantees that it keeps messages byte for byte as they came, and that a
-// message counts as kept only when it is durable: integrated in the log, or
-// synced in a segment. When it cannot keep on it stops, loudly, rather than
-// run without a record.
+// message counts as kept only when it is durable: synced in a segment and, if
+// it is signed, integrated in the log. A segment has a signed message before
+// the log has it, so that the log shows when a segment is gone. When it cannot
+// keep on it stops, loudly, rather than run without a record.
 //
 // It does not yet acknowledge what it has kept: a message that arrives while it
 // is down is missing from the record, and the sender's signed digests show it.
@@ -18,17 +19,15 @@ import (
 	"sync/atomic"
 	"time"
 
+	"levee/envelope"
 	"levee/internal/session"
 	"levee/internal/translog/leaf"
 	"levee/services/recorder/segment"
 )
 
-// verdictAccepted is the verdict of a message that passed every check.
-const verdictAccepted = "accepted"
-
 const (
 	maxQueue  = 16384       // messages that wait to be kept
-	maxBatch  = 512         // signed messages that share one write of the log
+	maxBatch  = 512         // messages that share one write of the log
 	syncEvery = time.Second // how often segments are made durable
 )
 
@@ -54,10 +53,11 @@ type Config struct {
 
 // Recorder keeps what Deliver is given while Run runs.
 type Recorder struct {
-	config Config
-	queue  chan session.Delivery
-	lost   atomic.Uint64
-	kept   atomic.Uint64
+	config  Config
+	queue   chan session.Delivery
+	lost    atomic.Uint64
+	kept    atomic.Uint64
+	written uint64 // messages that the next sync makes durable; Run's alone
 }
 
 // New checks the configuration.
@@ -87,7 +87,7 @@ func (r *Recorder) Deliver(d session.Delivery) {
 func (r *Recorder) Counts() (kept, lost uint64) { return r.kept.Load(), r.lost.Load() }
 
 // Run keeps messages until ctx ends and everything delivered before is kept,
-// or until something cannot be kept.
+// or until something cannot be kept. It is called once.
 func (r *Recorder) Run(ctx context.Context) error {
 	tick := time.NewTicker(syncEvery)
 	defer tick.Stop()
@@ -98,15 +98,15 @@ func (r *Recorder) Run(ctx context.Context) error {
 		case d := <-r.queue:
 			err = r.keep(working, r.batch(d))
 		case <-tick.C:
-			err = r.config.Segments.Sync()
+			err = r.sync()
 		case <-ctx.Done():
 			for err == nil && len(r.queue) > 0 {
 				err = r.keep(working, r.batch(<-r.queue))
 			}
-			return errors.Join(err, r.config.Segments.Sync())
+			return errors.Join(err, r.sync())
 		}
 		if err != nil {
-			return errors.Join(err, r.config.Segments.Sync())
+			return errors.Join(err, r.sync())
 		}
 	}
 }
@@ -125,26 +125,46 @@ func (r *Recorder) batch(first session.Delivery) []session.Delivery {
 	return batch
 }
 
+// keep appends messages to the segment in the order in which they came, and
+// the signed ones to the log.
 func (r *Recorder) keep(ctx context.Context, batch []session.Delivery) error {
 	var entries [][]byte
 	for _, d := range batch {
+		received := d.Received.UnixMilli()
+		if err := r.config.Segments.Append(segment.Record{Received: received, Envelope: d.Message.Raw}); err != nil {
+			return fmt.Errorf("keeping an envelope: %w", err)
+		}
 		if d.Proof != session.ProofSignature {
-			if err := r.config.Segments.Append(segment.Record{Received: d.Received.UnixMilli(), Envelope: d.Message.Raw}); err != nil {
-				return fmt.Errorf("keeping an envelope: %w", err)
-			}
+			r.written++
 			continue
 		}
-		entry, err := leaf.Leaf{Received: d.Received.UnixMilli(), Verdict: verdictAccepted, Kind: leaf.KindMessage, Data: d.Message.Raw}.Marshal()
+		entry, err := leaf.Leaf{Received: received, Verdict: envelope.Accepted.String(), Kind: leaf.KindMessage, Data: d.Message.Raw}.Marshal()
 		if err != nil {
 			return fmt.Errorf("keeping a signed message: %w", err)
 		}
 		entries = append(entries, entry)
 	}
-	if len(entries) > 0 {
-		if _, err := r.config.Transparency.AppendAll(ctx, entries); err != nil {
-			return fmt.Errorf("keeping signed messages: %w", err)
-		}
+	if len(entries) == 0 {
+		return nil // the next tick syncs
 	}
-	r.kept.Add(uint64(len(batch)))
+	// After a crash a segment may hold what the log does not, never the other
+	// way round: an entry without its envelope means that a segment was cut.
+	if err := r.sync(); err != nil {
+		return err
+	}
+	if _, err := r.config.Transparency.AppendAll(ctx, entries); err != nil {
+		return fmt.Errorf("keeping signed messages: %w", err)
+	}
+	r.kept.Add(uint64(len(entries)))
+	return nil
+}
+
+// sync makes the segment durable. Only then do its messages count.
+func (r *Recorder) sync() error {
+	if err := r.config.Segments.Sync(); err != nil {
+		return fmt.Errorf("keeping envelopes: %w", err)
+	}
+	r.kept.Add(r.written)
+	r.written = 0
 	return nil
 }

@@ -224,7 +224,18 @@ func (e entry) holds(want entry) bool {
 // awaitLog waits for a line after a mark that holds all the members of want.
 func (p *process) awaitLog(t *testing.T, after mark, want entry) {
 	t.Helper()
-	await(t, 30*time.Second, fmt.Sprintf("%s logs %v", p.name, want), func() bool { return len(p.logged(after, want)) > 0 })
+	await(t, 30*time.Second, fmt.Sprintf("%s logs %v", p.name, want), func() bool {
+		if len(p.logged(after, want)) > 0 {
+			return true
+		}
+		select {
+		case err := <-p.done:
+			p.done <- err
+			t.Fatalf("%s has ended (%v) and did not log %v", p.name, err, want)
+		default:
+		}
+		return false
+	})
 }
 
 // daemon starts a part from its configuration file.

@@ -80,7 +80,7 @@ func (a *arena) forge(t *testing.T, m *taken, reason string, forgery func() []by
 		publish(t, m.client, m.Topic, raw)
 		a.fence.pass(t, a.tap)
 		if a.tap.saw(raw) != 1 {
-			t.Errorf("the broker has not passed on a forgery on %s: what refuses it?", m.Topic)
+			t.Fatalf("the broker has not passed on a forgery on %s: what refuses it?", m.Topic)
 		}
 		for deadline := time.Now().Add(1100 * time.Millisecond); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 			if refused() {

@@ -279,6 +279,35 @@ func TestScalingDownDrains(t *testing.T) {
 	}
 }
 
+// TestDrainWaitsForRequestsNotYetSent checks the moment between choosing a
+// backend and reaching it.
+func TestDrainWaitsForRequestsNotYetSent(t *testing.T) {
+	log := slog.New(slog.DiscardHandler)
+	b, err := newBackend(web, 1, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { b.serve(log) })
+	var r rotation
+	r.add(b)
+	chosen := r.acquire(nil)
+	if removed := r.remove(); removed != chosen || r.acquire(nil) != nil {
+		t.Fatal("the backend is still in rotation")
+	}
+	wg.Go(func() { b.drain(t.Context()) })
+	time.Sleep(50 * time.Millisecond) // a drain that does not wait has stopped it by now
+	client := clientFrom(t, "127.0.0.1")
+	response, err := client.Get("http://" + b.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response.Body.Close()
+	client.CloseIdleConnections()
+	r.release(chosen)
+	wg.Wait()
+}
+
 func TestCloseGivesTheAddressesBack(t *testing.T) {
 	b, err := New(Config{Pools: []Pool{{Name: web, Listen: "127.0.0.1:0"}}, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {

@@ -1,6 +1,9 @@
 package balancer
 
 import (
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"testing"
 	"time"
@@ -125,6 +128,33 @@ func TestEndNeedsOneClockOnly(t *testing.T) {
 	e = end{until: now.Add(time.Minute).Round(0), deadline: now.Add(time.Hour)}
 	if !e.over(now.Add(time.Minute)) {
 		t.Error("a wall clock that was set forward did not end it")
+	}
+}
+
+// TestLimitEndsWithoutItsTimer asks a pool whose timer does not run, because the
+// pool does not.
+func TestLimitEndsWithoutItsTimer(t *testing.T) {
+	p := newPool(Pool{Name: web, Servers: 1, MaxServers: 1}, nil, slog.New(slog.DiscardHandler))
+	status := func() int {
+		w := httptest.NewRecorder()
+		p.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+		return w.Code
+	}
+	now := time.Now()
+	a := arm(nil, controller.RateLimit{PerSecond: 0.001, Burst: 1, Until: now.Add(time.Hour)}, now)
+	p.armed.Store(a)
+	if first, second := status(), status(); first != http.StatusBadGateway || second != http.StatusTooManyRequests {
+		t.Fatalf("status %d and %d, want 502, as there is no backend, and 429", first, second)
+	}
+	if !p.state().RateLimited {
+		t.Error("not limited while it lasts")
+	}
+	p.armed.Store(&arming{limiter: a.limiter, end: end{until: now, deadline: now}})
+	if got := status(); got != http.StatusBadGateway {
+		t.Errorf("status %d after the end, want 502", got)
+	}
+	if p.state().RateLimited {
+		t.Error("limited after the end")
 	}
 }
 

@@ -130,7 +130,8 @@ func TestAtClearIsNotClear(t *testing.T) {
 			return c.State
 		}
 		high := kinds[metric].max
-		if observe(high) != raised && observe(high) != raised {
+		first, second := observe(high), observe(high) // 2 of 3 for some
+		if first != raised && second != raised {
 			t.Fatalf("%s: not raised", metric)
 		}
 		for range 3 {
