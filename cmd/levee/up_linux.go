@@ -7,10 +7,14 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -61,10 +65,20 @@ func upCommand() *cobra.Command {
 state directory. The first start makes everything for one site; later ones use
 what is there. Ctrl-C drains.
 
-The root is unsealed and lasts seven days: production refuses it.`,
+The root is unsealed and lasts seven days: production refuses it. Run as root it
+adds one counting rule to the host, in an nftables table of its own, and removes
+it at the end.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return up(cmd.Context(), dir, evaluation(broker, balancer), quiet, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			for _, name := range []string{"broker", "balancer"} {
+				if _, err := os.Lstat(filepath.Join(dir, provision.FileInventory)); err == nil && cmd.Flags().Changed(name) {
+					return usage(fmt.Errorf("--%s counts at the first start, and %s is there already; choose another --dir", name, dir))
+				}
+			}
+			// A closed terminal drains as well.
+			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGHUP)
+			defer stop()
+			return up(ctx, dir, evaluation(broker, balancer), quiet, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	cmd.Flags().StringVar(&dir, "dir", defaultDir, "state `directory`")
@@ -102,47 +116,60 @@ func up(ctx context.Context, dir string, first provision.Inventory, quiet bool, 
 		return err
 	}
 	parts, err := stack.Open(dir, ids, log)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("%w; stop the program that has this address", err)
+	}
 	if err != nil {
 		return err
 	}
-	announce(stdout, dir, inv)
-	if quiet {
-		return parts.Run(ctx)
-	}
-	return runWatched(ctx, parts, dir, ids, stdout, stderr)
+	return runWith(ctx, parts, func(ctx context.Context) error {
+		announce(stdout, dir, inv)
+		if quiet {
+			return nil
+		}
+		return watchParts(ctx, dir, ids, stdout, stderr)
+	})
 }
 
-// runWatched runs the parts and an operator's session beside them, which sees
-// what any operator on another machine would see.
-func runWatched(ctx context.Context, parts *stack.Stack, dir string, ids []pki.Identity, stdout, stderr io.Writer) error {
-	viewer := watch.New(stdout, false)
-	var watching sync.WaitGroup
-	watchCtx, stop := context.WithCancel(ctx)
-	defer stop()
-	for _, id := range ids {
-		if id.Role != pki.RoleOperator {
-			continue
-		}
-		bundle := provision.Layout{Dir: dir}.Bundle(id)
-		b, err := site.Open(site.Settings{Bundle: config.Path(bundle), State: config.Path(filepath.Join(bundle, "state")), Evaluation: true}, time.Now())
-		if err != nil {
-			return err
-		}
-		s, err := watchSession(b, upSession, viewer, stderr)
-		if err != nil {
-			return err
-		}
-		watching.Go(func() {
-			if err := s.Run(watchCtx); err != nil {
-				fmt.Fprintf(stderr, "levee: watching: %v\n", err)
+// runWith runs the parts, and beside from when all of them run.
+func runWith(ctx context.Context, parts *stack.Stack, beside func(context.Context) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var (
+		running sync.WaitGroup
+		failure error
+	)
+	running.Go(func() {
+		select {
+		case <-parts.Ready():
+			if failure = beside(ctx); failure != nil {
+				cancel()
 			}
-		})
-		break
-	}
+		case <-ctx.Done():
+		}
+	})
 	err := parts.Run(ctx)
-	stop()
-	watching.Wait()
-	return err
+	cancel()
+	running.Wait()
+	return errors.Join(err, failure)
+}
+
+// watchParts shows what any operator on another machine would see.
+func watchParts(ctx context.Context, dir string, ids []pki.Identity, stdout, stderr io.Writer) error {
+	i := slices.IndexFunc(ids, func(id pki.Identity) bool { return id.Role == pki.RoleOperator })
+	if i < 0 {
+		return nil
+	}
+	bundle := provision.Layout{Dir: dir}.Bundle(ids[i])
+	b, err := site.Open(site.Settings{Bundle: config.Path(bundle), State: config.Path(filepath.Join(bundle, "state")), Evaluation: true}, time.Now())
+	if err != nil {
+		return err
+	}
+	s, err := watchSession(b, upSession, watch.New(stdout, false), stderr)
+	if err != nil {
+		return err
+	}
+	return s.Run(ctx)
 }
 
 // inventoryOf reads the inventory of dir, and writes first there if it has none.
@@ -153,11 +180,33 @@ func inventoryOf(dir string, first provision.Inventory) (provision.Inventory, er
 	if !errors.Is(err, fs.ErrNotExist) {
 		return inv, err
 	}
+	if err := checkFree(first.Sites[0]); err != nil {
+		return inv, err
+	}
 	b, err := config.Encode(first)
 	if err != nil {
 		return inv, err
 	}
 	return first, durable.WriteFile(path, b, 0o600)
+}
+
+// checkFree looks whether the addresses can be had before anything is made from
+// them: after the first start they stand in configuration files.
+func checkFree(s provision.Site) error {
+	for flag, address := range map[string]string{"broker": s.Brokers[0].Listen, "balancer": s.Controllers[0].Pools[0].Listen} {
+		parsed, err := netip.ParseAddrPort(address)
+		if err != nil || !s.Networks[0].Contains(parsed.Addr()) || parsed.Port() == 0 {
+			return usage(fmt.Errorf("--%s %s is not an address in %s and a port: levee up stays on this machine", flag, address, s.Networks[0]))
+		}
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			return fmt.Errorf("%w; choose another with --%s", err, flag)
+		}
+		if err := l.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func announce(out io.Writer, dir string, inv provision.Inventory) {

@@ -47,7 +47,8 @@ func files(t testing.TB, dir string) []string {
 // given take no time.
 func (b *bank) verifyAtRest(t *testing.T) (r *Report) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) { r = b.verify(t) })
+	c := b.open(t)
+	synctest.Test(t, func(t *testing.T) { r = verifyWith(t, c) })
 	return r
 }
 
@@ -134,13 +135,15 @@ func (b *bank) flipEach(t *testing.T, path string, bundle bool) {
 		}
 		return
 	}
-	n := 10
+	n := 8
 	if bundle {
 		n = 80
 	}
+	c := b.open(t)
 	for i, at := range positions(len(content), n) {
 		restore := flip(t, path, at, []byte{1, 0x20, 0x80}[i%3])
-		r := b.verifyAtRest(t)
+		var r *Report
+		synctest.Test(t, func(t *testing.T) { r = verifyWith(t, c) })
 		restore()
 		want := path
 		if bundle {

@@ -137,7 +137,12 @@ func (b *bank) open(t testing.TB) Config {
 // verify audits the record.
 func (b *bank) verify(t testing.TB) *Report {
 	t.Helper()
-	r, err := Verify(t.Context(), b.open(t))
+	return verifyWith(t, b.open(t))
+}
+
+func verifyWith(t testing.TB, c Config) *Report {
+	t.Helper()
+	r, err := Verify(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -216,6 +221,66 @@ func (b *bank) record(t testing.TB) *running {
 	})
 	t.Cleanup(stop)
 	return &running{t, r, stop}
+}
+
+// craft writes a segment and log entries as whoever owns the recorder can.
+func (b *bank) craft(t testing.TB, records []segment.Record, leaves ...[]byte) {
+	t.Helper()
+	key, err := translog.ReadKey(filepath.Join(b.Bundle(recorderID), "log.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(leaves) > 0 {
+		log, err := translog.Open(t.Context(), translog.Config{Dir: b.log(), Watermark: b.watermark(), Origin: key.Origin(), Key: key,
+			Log: quiet(), BatchAge: time.Millisecond})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, leaf := range leaves {
+			if _, err := log.Append(t.Context(), leaf); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := log.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.MkdirAll(b.segments(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	w, err := segment.OpenWriter(segment.Config{Dir: b.segments(), Log: quiet()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range records {
+		if err := w.Append(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// craftMessages keeps messages as a recorder does: in one segment, and the
+// signed ones in the log.
+func (b *bank) craftMessages(t testing.TB, messages ...message) {
+	t.Helper()
+	var leaves [][]byte
+	for _, m := range messages {
+		if m.delivery(t).Proof == session.ProofSignature {
+			leaves = append(leaves, m.leaf(t))
+		}
+	}
+	b.craft(t, recordsOf(messages...), leaves...)
+}
+
+func recordsOf(messages ...message) []segment.Record {
+	var all []segment.Record
+	for _, m := range messages {
+		all = append(all, segment.Record{Received: m.received.UnixMilli(), Envelope: m.raw})
+	}
+	return all
 }
 
 // keep hands messages over and waits until they are kept.

@@ -21,7 +21,7 @@ func (a *audit) open(raw []byte, received int64) (m envelope.Message, topic wire
 		m, err = envelope.Parse(raw, envelope.MaxBackfill)
 	}
 	if err != nil {
-		return m, topic, fmt.Errorf("it is no message of its sender (%v)", envelope.ReasonOf(err))
+		return m, topic, fmt.Errorf("it is no message of its sender (%s)", envelope.ReasonOf(err).String())
 	}
 	if a.Keys != nil {
 		a.report.MACs++
@@ -51,7 +51,7 @@ func (a *audit) open(raw []byte, received int64) (m envelope.Message, topic wire
 func (a *audit) checkSignature(m *envelope.Message) error {
 	id, certificate, err := m.VerifySignature(a.chains, time.UnixMilli(m.Time))
 	if err != nil {
-		return fmt.Errorf("its signature is not good (%v)", envelope.ReasonOf(err))
+		return fmt.Errorf("its signature is not good (%s)", envelope.ReasonOf(err).String())
 	}
 	match, pinned := a.Document.Pinned(id.Sender(), certificate)
 	if (pinned || id.Role == pki.RoleMonitor || id.Role == pki.RoleApprover) && !match {

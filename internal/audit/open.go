@@ -110,7 +110,7 @@ func (c *Config) openTrust(trusted string) error {
 	}
 	statement, err := envelope.ParseStatement(raw, site.MaxDocument)
 	if err != nil {
-		return Finding{path, fmt.Sprintf("is no site document (%v)", envelope.ReasonOf(err))}
+		return Finding{path, fmt.Sprintf("is no site document (%s)", envelope.ReasonOf(err).String())}
 	}
 	if c.Document, err = site.ParseDocument(raw, root, v, time.UnixMilli(statement.Time)); err != nil {
 		return wrong(path, err)

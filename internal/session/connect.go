@@ -92,7 +92,11 @@ func (s *Session) connection(ctx context.Context, address string, digest <-chan 
 	s.config.Log.Info("connected", slog.String("broker", address), slog.String("client", s.clientID),
 		slog.Int("filters", len(s.config.Filters)))
 	if s.outbox == nil {
-		return l.ended(ctx)
+		err := l.ended(ctx)
+		if ctx.Err() != nil {
+			l.client.Disconnect(quiesce)
+		}
+		return err
 	}
 	return s.deliver(ctx, l, digest)
 }

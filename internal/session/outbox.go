@@ -49,14 +49,15 @@ type outbox struct {
 	wake    chan struct{} // holds a token when there may be something to send
 	drops   func()        // told of every message given up
 
-	mu     sync.Mutex
-	seq    uint64
-	queue  []outgoing // not acknowledged by the broker, in the order of seq
-	flying bool       // queue[0] was handed to a connection
-	dead   int        // messages behind queue[0] that were given up
-	resend []outgoing // acknowledged on an earlier connection, to be sent again
-	recent []outgoing // acknowledged
-	ledger ledger
+	mu       sync.Mutex
+	seq      uint64
+	queue    []outgoing // not acknowledged by the broker, in the order of seq
+	flying   bool       // queue[0] was handed to a connection
+	dead     int        // messages behind queue[0] that were given up
+	resend   []outgoing // acknowledged on an earlier connection, to be sent again
+	recent   []outgoing // acknowledged
+	ledger   ledger
+	unsigned int // digests owed when one could not be signed
 }
 
 // put seals payload and queues it.
@@ -82,17 +83,20 @@ func (o *outbox) putDigest(name string, maxBytes int, now time.Time) error {
 		}
 		if err != nil {
 			o.ledger.owed = append([]wire.Digest{d}, o.ledger.owed...)
+			o.unsigned = len(o.ledger.owed)
 			return fmt.Errorf("signing a digest: %w", err)
 		}
 	}
+	o.unsigned = 0
 	return nil
 }
 
-// owes reports whether a digest is due whatever the time.
+// owes reports whether a digest is due whatever the time. One that could not be
+// signed waits for its time.
 func (o *outbox) owes() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return len(o.ledger.owed) > 0
+	return len(o.ledger.owed) > o.unsigned
 }
 
 // seal must be called with o.mu held.

@@ -230,7 +230,7 @@ func (t *tally) refuse(r Refusal) {
 	write := t.log.Warn
 	switch r.Reason {
 	case envelope.Redelivered:
-		write = t.log.Debug
+		write = t.log.Info
 	case envelope.NonceCollision, envelope.Cloned, envelope.WindowsFailed:
 		write = t.log.Error
 	}

@@ -34,6 +34,7 @@ import (
 // Stack is the parts of one site, opened and not yet running.
 type Stack struct {
 	parts []part
+	ready chan struct{}
 }
 
 type part struct {
@@ -114,7 +115,7 @@ func createLog(layout provision.Layout, id pki.Identity, log *slog.Logger) error
 // dir. log is told which part speaks.
 func Open(dir string, ids []pki.Identity, log *slog.Logger) (*Stack, error) {
 	layout := provision.Layout{Dir: dir}
-	s := new(Stack)
+	s := &Stack{ready: make(chan struct{})}
 	for _, role := range order {
 		for _, id := range ids {
 			if id.Role != role {
@@ -166,6 +167,9 @@ func (s *Stack) close() error {
 	return errors.Join(errs...)
 }
 
+// Ready is closed when every part runs and those that listen do.
+func (s *Stack) Ready() <-chan struct{} { return s.ready }
+
 // Run runs the parts until ctx ends or one of them stops by itself, and
 // returns when all have stopped. A part is a failure domain in production;
 // here one machine evaluates the whole, so the first failure ends it. Run is
@@ -199,6 +203,9 @@ func (s *Stack) Run(ctx context.Context) error {
 		}
 	}
 	if first < 0 {
+		if s.ready != nil && ctx.Err() == nil {
+			close(s.ready)
+		}
 		select {
 		case <-ctx.Done():
 		case first = <-ended:

@@ -141,14 +141,14 @@ func (b *Broker) refuseMessage(s *session, r envelope.Reason, topic string, now 
 	level := slog.LevelWarn
 	switch r {
 	case envelope.Redelivered:
-		return // the network's doing
+		level = slog.LevelInfo // mostly the network's doing
 	case envelope.NonceCollision, envelope.Cloned, envelope.WindowsFailed:
 		level = slog.LevelError
 	}
 	b.reporter.report(level, "message "+r.String(), "message refused", slog.String("reason", r.String()),
 		slog.String("identity", s.sender), slog.String("topic", topic), slog.String("remote", s.from))
 	switch r {
-	case envelope.Stale, envelope.Future, envelope.Replayed, envelope.BeforeStart, envelope.WindowsFull, envelope.WindowsFailed:
+	case envelope.Redelivered, envelope.Stale, envelope.Future, envelope.Replayed, envelope.BeforeStart, envelope.WindowsFull, envelope.WindowsFailed:
 		return
 	}
 	if s.account.strike(b.limits.Strikes, now) {

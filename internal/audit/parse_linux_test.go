@@ -1,0 +1,83 @@
+package audit
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"levee/pki"
+	"levee/services/recorder/segment"
+)
+
+// newAudit returns an audit under way, after the log.
+func newAudit(t testing.TB, b *bank) *audit {
+	t.Helper()
+	c := b.open(t)
+	return &audit{Config: c, chains: newChains(c.Verifier, c.Root), ledger: newLedger()}
+}
+
+// Whatever the bytes of a leaf, it passes only as what the recorder wrote:
+// nobody can make another one without a sender's keys.
+func FuzzLeaf(f *testing.F) {
+	b := newBank(f)
+	good := b.sender(f, pki.RoleMonitor, "mon-1", time.Second).alert(90)
+	digest := b.sender(f, pki.RoleSensor, "web-1", time.Second).digest0()
+	seeds := [][]byte{good.leaf(f), digest.leaf(f)}
+	reading := b.sender(f, pki.RoleSensor, "web-1", time.Second).cpu(7).leaf(f)
+	for _, seed := range append(seeds, reading, []byte(`{"v":1,"received":1,"verdict":"accepted","kind":"message","data":"eyJ2IjoxfQ"}`), nil) {
+		f.Add(seed)
+	}
+	a := newAudit(f, b)
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		if err := a.checkLeaf(0, raw); err != nil {
+			return
+		}
+		// The time of receipt alone is the recorder's.
+		if !bytes.HasSuffix(raw, seeds[0][30:]) && !bytes.HasSuffix(raw, seeds[1][30:]) {
+			t.Fatalf("%q passes", raw)
+		}
+	})
+}
+
+// Whatever the bytes of a segment, every record that passes is an envelope
+// that its sender sealed, and reading ends.
+func FuzzSegment(f *testing.F) {
+	b := newBank(f)
+	s := b.sender(f, pki.RoleSensor, "web-1", time.Second)
+	b.craft(f, recordsOf(append(s.readings(1), s.digest())...))
+	whole, err := os.ReadFile(b.segment(f, 0))
+	if err != nil {
+		f.Fatal(err)
+	}
+	var sealed [][]byte
+	for r := segment.NewReader(bytes.NewReader(whole), ""); ; {
+		record, err := r.Next()
+		if err != nil {
+			break
+		}
+		sealed = append(sealed, bytes.Clone(record.Envelope))
+	}
+	f.Add(whole)
+	f.Add(whole[:len(whole)-1])
+	f.Add(append(bytes.Clone(whole), whole[8:]...))
+	f.Add([]byte("leveseg\x01"))
+	f.Add([]byte{})
+	dir := f.TempDir()
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		path := filepath.Join(dir, "fuzz")
+		write(t, path, string(raw))
+		synctest.Test(t, func(t *testing.T) {
+			a := newAudit(t, b)
+			err := a.checkSegment(t.Context(), path)
+			if err == nil && len(raw) < 8 {
+				t.Fatalf("%d bytes are no segment", len(raw))
+			}
+			if a.report.Envelopes > len(sealed) && a.report.Found == 0 {
+				t.Fatalf("%d envelopes out of %d", a.report.Envelopes, len(sealed))
+			}
+		})
+	})
+}
