@@ -77,13 +77,17 @@ func describePayload(l Line) (string, bool) {
 	case wire.KindCommand.String():
 		var m wire.Command
 		if wire.DecodeExact(l.Payload, &m) == nil {
-			return fmt.Sprintf("%-16s %s  %s: %s on %s of %s until %s", "COMMAND", name, short(m.ID), word(m.Command), word(m.Server), word(m.Controller),
-				time.UnixMilli(m.Issued).Add(time.Duration(m.TTL)*time.Second).Format(time.TimeOnly)), true
+			text := fmt.Sprintf("%-16s %s  %s: %s on %s of %s until %s", "COMMAND", name, short(m.ID), word(m.Command), word(m.Server), word(m.Controller),
+				time.UnixMilli(m.Issued).Add(time.Duration(m.TTL)*time.Second).Format(time.TimeOnly))
+			return text + describeWanted(m), true
 		}
 	case wire.KindScaling.String(), wire.KindRateLimiting.String():
 		var m wire.Status
 		if wire.Decode(l.Payload, &m) == nil {
 			text := fmt.Sprintf("%-16s %s  %s: %s on %s: %s", "STATUS "+word(m.Status), name, short(m.ID), word(m.Command), word(m.Server), word(m.State))
+			if m.State == wire.StateActive {
+				text += " until " + time.UnixMilli(m.Until).Format(time.TimeOnly)
+			}
 			if m.Reason != "" {
 				text += " (" + plain(m.Reason, maxText) + ")"
 			}
@@ -91,6 +95,24 @@ func describePayload(l Line) (string, bool) {
 		}
 	}
 	return "", false
+}
+
+// describeWanted says what a command asks for, and which alert it answers.
+func describeWanted(m wire.Command) string {
+	var wanted []string
+	if p := m.Parameters; p.RatePerSecond != 0 {
+		wanted = append(wanted, fmt.Sprintf("%s/s for each client, burst %d", number(p.RatePerSecond), p.Burst))
+	}
+	if m.Parameters.Servers != 0 {
+		wanted = append(wanted, fmt.Sprintf("%d servers", m.Parameters.Servers))
+	}
+	if !m.Incident.IsZero() {
+		wanted = append(wanted, "answers "+short(m.Incident))
+	}
+	if wanted == nil {
+		return ""
+	}
+	return " (" + strings.Join(wanted, "; ") + ")"
 }
 
 // plain returns at most limit bytes of s as text that can neither steer a
