@@ -9,7 +9,9 @@ import (
 
 var (
 	namedTest = regexp.MustCompile("`([a-z0-9/]+)\\.(Test[A-Za-z0-9_]+)`")
-	realTest  = regexp.MustCompile(`(?m)^func (Test[A-Za-z0-9_]+)\(`)
+	// A package between bars or after a colon stands where a test belongs.
+	barePackage = regexp.MustCompile("[|:,] `(?:pki|envelope|policies|services|internal|test)[a-z0-9/]*`(?: [|,;]|;|,)")
+	realTest    = regexp.MustCompile(`(?m)^func (Test[A-Za-z0-9_]+)\(`)
 )
 
 // SECURITY.md claims that tests prove its controls. A test that was renamed or
@@ -21,6 +23,9 @@ func TestSecurityNamesRealTests(t *testing.T) {
 			t.Fatal(err)
 		}
 		found := namedTest.FindAllStringSubmatch(string(text), -1)
+		if bare := barePackage.FindString(string(text)); bare != "" {
+			t.Errorf("%s names the package %s as if it were a test", page, bare)
+		}
 		if len(found) == 0 {
 			t.Errorf("%s names no test", page)
 		}

@@ -167,7 +167,7 @@ func TestOneChangedByteOfTheTrustFiles(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			for i, at := range positions(int(info.Size()), 500) {
+			for i, at := range positions(int(info.Size()), 250) {
 				restore := flip(t, path, at, []byte{1, 0x20, 0x80}[i%3])
 				_, err := Open(Options{Config: b.configFile()})
 				restore()

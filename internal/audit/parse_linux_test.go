@@ -12,10 +12,7 @@ import (
 	"levee/services/recorder/segment"
 )
 
-// newAudit returns an audit under way, after the log.
-func newAudit(t testing.TB, b *bank) *audit {
-	t.Helper()
-	c := b.open(t)
+func newAudit(c Config) *audit {
 	return &audit{Config: c, chains: newChains(c.Verifier, c.Root), ledger: newLedger()}
 }
 
@@ -30,9 +27,9 @@ func FuzzLeaf(f *testing.F) {
 	for _, seed := range append(seeds, reading, []byte(`{"v":1,"received":1,"verdict":"accepted","kind":"message","data":"eyJ2IjoxfQ"}`), nil) {
 		f.Add(seed)
 	}
-	a := newAudit(f, b)
+	c := b.open(f)
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		if err := a.checkLeaf(0, raw); err != nil {
+		if err := newAudit(c).checkLeaf(0, raw); err != nil {
 			return
 		}
 		// The time of receipt alone is the recorder's.
@@ -65,12 +62,12 @@ func FuzzSegment(f *testing.F) {
 	f.Add(append(bytes.Clone(whole), whole[8:]...))
 	f.Add([]byte("leveseg\x01"))
 	f.Add([]byte{})
-	dir := f.TempDir()
+	c, dir := b.open(f), f.TempDir()
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		path := filepath.Join(dir, "fuzz")
 		write(t, path, string(raw))
 		synctest.Test(t, func(t *testing.T) {
-			a := newAudit(t, b)
+			a := newAudit(c)
 			err := a.checkSegment(t.Context(), path)
 			if err == nil && len(raw) < 8 {
 				t.Fatalf("%d bytes are no segment", len(raw))

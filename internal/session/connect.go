@@ -1,6 +1,7 @@
 package session
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -122,7 +123,7 @@ func (s *Session) deliver(ctx context.Context, l *link, digest <-chan time.Time)
 		case now := <-digest:
 			s.digest(now)
 		case err := <-l.lost:
-			return err
+			return cmp.Or(l.cause(), err)
 		case <-l.conn.closed:
 			return l.reason(errClosed)
 		case <-ctx.Done():
@@ -287,7 +288,7 @@ func (l *link) do(ctx context.Context, action func() mqtt.Token) (mqtt.Token, er
 func (l *link) ended(ctx context.Context) error {
 	select {
 	case err := <-l.lost:
-		return err
+		return cmp.Or(l.cause(), err)
 	case <-l.conn.closed:
 		return l.reason(errClosed)
 	case <-ctx.Done():
@@ -295,13 +296,26 @@ func (l *link) ended(ctx context.Context) error {
 	}
 }
 
-// reason returns why the connection was closed, if the library says so in time:
-// it closes first, fails what waits, and tells afterwards. Else it returns err.
+// reason returns why the connection ended: what the guard says, else what the
+// library says in time (it closes first, fails what waits, and tells
+// afterwards), else err.
 func (l *link) reason(err error) error {
+	if cause := l.cause(); cause != nil {
+		return cause
+	}
 	select {
 	case lost := <-l.lost:
 		return lost
 	case <-time.After(grace):
 		return err
+	}
+}
+
+func (l *link) cause() error {
+	select {
+	case <-l.conn.closed:
+		return l.conn.cause
+	default:
+		return nil
 	}
 }

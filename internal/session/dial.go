@@ -41,6 +41,7 @@ type guarded struct {
 	net.Conn
 	closing sync.Once
 	closed  chan struct{}
+	cause   error // why the guard closed it, if it was the guard; read it after closed
 
 	// The state of the reader, who is one goroutine.
 	state  func(*guarded, byte) bool
@@ -57,8 +58,12 @@ func guard(conn net.Conn) *guarded {
 }
 
 // Close closes the connection.
-func (g *guarded) Close() (err error) {
+func (g *guarded) Close() error { return g.fail(nil) }
+
+// fail closes the connection because of cause.
+func (g *guarded) fail(cause error) (err error) {
 	g.closing.Do(func() {
+		g.cause = cause
 		close(g.closed)
 		err = g.Conn.Close()
 	})
@@ -72,7 +77,7 @@ func (g *guarded) Write(b []byte) (int, error) {
 	}
 	n, err := g.Conn.Write(b)
 	if err != nil {
-		g.Close()
+		g.fail(err)
 	}
 	return n, err
 }
@@ -91,7 +96,7 @@ func (g *guarded) Read(b []byte) (int, error) {
 	n, err := g.Conn.Read(b)
 	if !g.follow(b[:n]) {
 		g.err = errPacket
-		g.Close()
+		g.fail(errPacket)
 		return 0, g.err
 	}
 	return n, err

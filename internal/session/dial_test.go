@@ -39,7 +39,8 @@ func TestGuardRefuses(t *testing.T) {
 	for name, bad := range map[string][]byte{
 		"a byte too long":                        {0x30, 0x81, 0x88, 0x04}, // 66,561
 		"256 MiB":                                {0x30, 0xff, 0xff, 0xff, 0x7f},
-		"a length of five bytes":                 {0x30, 0x80, 0x80, 0x80, 0x80, 0x00},
+		"a length of five bytes":                 {0x30, 0x82, 0x80, 0x80, 0x80, 0x00},
+		"five bytes for nothing":                 {0xd0, 0x80, 0x80, 0x80, 0x80, 0x00},
 		"a length without end":                   {0xd0, 0x80, 0x80, 0x80, 0x80, 0x80},
 		"QoS 2, which the library would keep":    packet(0x34, []byte("\x00\x01a\x00\x01{}")),
 		"QoS 3":                                  packet(0x36, []byte("\x00\x01a\x00\x01{}")),

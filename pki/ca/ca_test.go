@@ -7,9 +7,11 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
+	"errors"
 	"io"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -117,6 +119,9 @@ func TestIssueEveryRole(t *testing.T) {
 		}
 		if !leaf.NotBefore.Equal(noon.Add(-time.Minute)) || !leaf.NotAfter.Equal(noon.Add(role.Class().MaxLifetime())) {
 			t.Errorf("%s is valid from %s to %s", role, leaf.NotBefore, leaf.NotAfter)
+		}
+		if !leaf.BasicConstraintsValid || leaf.IsCA {
+			t.Errorf("%s does not say that it is no CA", role)
 		}
 		if serial := leaf.SerialNumber.Text(16); seen[serial] || leaf.SerialNumber.BitLen() < 64 || leaf.SerialNumber.BitLen() > 128 {
 			t.Errorf("%s: serial number %s", role, serial)
@@ -246,6 +251,23 @@ func TestIssueAuthorityRefuses(t *testing.T) {
 		if err == nil || cert != nil || signatures != 0 {
 			t.Errorf("%s: %v, %d signatures", test.name, err, signatures)
 		}
+	}
+}
+
+func TestIssueAuthorityErrors(t *testing.T) {
+	root := newRoot(t)
+	key := must[crypto.Signer](t)(ca.NewAuthorityKey())
+	if _, err := ca.IssueAuthority(root, machines, key.Public(), ca.Zones{DNS: []string{"*.bank.test"}}, day, noon); err == nil || !strings.Contains(err.Error(), "*.bank.test") {
+		t.Errorf("the wrong zone is not named: %v", err)
+	}
+
+	// A root that no authority may stand below, made by another tool.
+	template := *root.Certificate
+	template.MaxPathLen, template.MaxPathLenZero = 0, true
+	der := must[[]byte](t)(x509.CreateCertificate(rand.Reader, &template, &template, root.Signer.Public(), root.Signer))
+	root.Certificate = must[*x509.Certificate](t)(x509.ParseCertificate(der))
+	if cert, err := ca.IssueAuthority(root, machines, key.Public(), ca.Zones{}, day, noon); !errors.Is(err, pki.ErrChain) || cert != nil {
+		t.Errorf("below a root of path length 0: %v", err)
 	}
 }
 

@@ -71,10 +71,7 @@ func NewRoot(key crypto.Signer, trustDomain string, options RootOptions, now tim
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}
 	cert, err := sign(Issuer{Certificate: template, Signer: key}, template, key.Public(), func(cert *x509.Certificate) error {
-		got, err := pki.TrustDomain(cert)
-		if err == nil && got != trustDomain {
-			err = fmt.Errorf("the certificate would name %s", got)
-		}
+		_, err := pki.TrustDomain(cert)
 		return err
 	})
 	if err != nil {
@@ -102,9 +99,6 @@ func IssueAuthority(root Issuer, a pki.Authority, public crypto.PublicKey, zones
 }
 
 func issueAuthority(root Issuer, a pki.Authority, public crypto.PublicKey, zones Zones, lifetime time.Duration, now time.Time) (*x509.Certificate, error) {
-	if err := root.check(); err != nil {
-		return nil, err
-	}
 	verifier, err := pki.NewVerifier(pki.VerifierConfig{
 		Root: root.Certificate, TrustDomain: a.TrustDomain, AllowEvaluation: true,
 	})
@@ -155,6 +149,7 @@ func issueAuthority(root Issuer, a pki.Authority, public crypto.PublicKey, zones
 	if err != nil {
 		return nil, err
 	}
+	// A root of another making may forbid authorities below it.
 	if _, err := verifier.VerifyAuthority(cert, now); err != nil {
 		return nil, err
 	}
@@ -199,9 +194,6 @@ func IssueLeaf(issuer Issuer, id pki.Identity, public crypto.PublicKey, names Na
 }
 
 func issueLeaf(issuer Issuer, id pki.Identity, public crypto.PublicKey, names Names, lifetime time.Duration, now time.Time) (*x509.Certificate, error) {
-	if err := issuer.check(); err != nil {
-		return nil, err
-	}
 	authority, err := pki.VerifyAuthorityPath(issuer.Certificate, id.TrustDomain, now)
 	if err != nil {
 		return nil, err
@@ -241,15 +233,6 @@ func issueLeaf(issuer Issuer, id pki.Identity, public crypto.PublicKey, names Na
 		}
 		return err
 	})
-}
-
-// check refuses half an issuer. That its key is its certificate's is checked
-// by crypto/x509 before it signs.
-func (i Issuer) check() error {
-	if i.Certificate == nil || i.Signer == nil {
-		return errors.New("issuer without certificate or key")
-	}
-	return nil
 }
 
 // setValidity makes template valid from a little before now, for lifetime,
@@ -298,6 +281,8 @@ func sign(issuer Issuer, template *x509.Certificate, public crypto.PublicKey, ch
 	return create(template, issuer.Certificate, public, issuer.Signer)
 }
 
+// create signs template for parent. That key is parent's, crypto/x509 checks
+// before it signs.
 func create(template, parent *x509.Certificate, public crypto.PublicKey, key crypto.Signer) (*x509.Certificate, error) {
 	der, err := x509.CreateCertificate(rand.Reader, template, parent, public, key)
 	if err != nil {

@@ -63,6 +63,9 @@ func (p *Part) Close() error { return p.session.Close() }
 // everything received is kept.
 func (p *Part) Run(ctx context.Context) (err error) {
 	transparency, err := translog.Open(ctx, p.transparency)
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return p.session.Close() // asked to stop before it had begun
+	}
 	if err != nil {
 		return errors.Join(err, p.session.Close())
 	}
