@@ -102,12 +102,12 @@ func TestGuardWriteDeadline(t *testing.T) {
 		ours, theirs := net.Pipe()
 		defer theirs.Close()
 		g := guard(ours)
-		if err := g.SetWriteDeadline(time.Time{}); err != nil {
-			t.Error(err)
-		}
-		if err := g.SetDeadline(time.Time{}); err != nil {
-			t.Error(err)
-		}
+		go func() { // the library, while another of its goroutines writes
+			time.Sleep(time.Second)
+			if err := errors.Join(g.SetWriteDeadline(time.Time{}), g.SetDeadline(time.Time{})); err != nil {
+				t.Error(err)
+			}
+		}()
 		began := time.Now()
 		if _, err := g.Write([]byte("x")); err == nil {
 			t.Error("written to nobody")
