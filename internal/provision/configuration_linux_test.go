@@ -54,7 +54,7 @@ func TestConfigurationsLoad(t *testing.T) {
 	s := &inv.Sites[0]
 	pool := freePort(t)
 	s.Sensors = []Sensor{{Name: "null"}, {Name: "true"}, {Name: "1e3"}, {Name: "0x10"}}
-	s.Controllers = []Controller{{Name: "no", Pools: []Pool{{Server: "null", Listen: pool}, {Server: "true", Listen: freePort(t)}}}, {Name: "lb-2"}}
+	s.Controllers = []Controller{{Name: "no", Pools: []Pool{{Server: "null", Listen: pool}, {Server: "true", Listen: freePort(t)}}}, {Name: "lb-2", Pools: []Pool{{Server: "1e3", Listen: freePort(t)}}}}
 	s.Monitors = []Monitor{{Name: "mon-1"}, {Name: "007", Act: true}}
 	t.Chdir(t.TempDir())
 	ids := mustApply(t, "before", inv)
@@ -100,7 +100,7 @@ func TestConfigurationsLoad(t *testing.T) {
 		t.Fatal(err)
 	}
 	if m.Mode != "act" || m.Thresholds != (monitor.Thresholds{CPUUsage: 80, RAMUsage: 80, SYNPacketCount: 700, ActiveTCPConnections: 400}) ||
-		len(m.Controllers) != 2 || m.Controllers[0].Name != "no" || len(m.Controllers[0].Servers) != 2 || m.Controllers[0].Servers[0] != "null" || len(m.Controllers[1].Servers) != 0 {
+		len(m.Controllers) != 2 || m.Controllers[0].Name != "no" || len(m.Controllers[0].Servers) != 2 || m.Controllers[0].Servers[0] != "null" || m.Controllers[1].Servers[0] != "1e3" {
 		t.Errorf("%+v", m)
 	}
 	if err := config.Load(l.Config(identity(pki.RoleMonitor, "mon-1")), &m); err != nil || m.Mode != "observe" {

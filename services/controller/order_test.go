@@ -108,10 +108,10 @@ func TestWrongClockDoesNotSilence(t *testing.T) {
 	}
 	policy, _ := testPolicy(cmd.Command)
 	policy.Renewals = 0
-	if _, reason := s.checkRow(cmd, "", policy, back, DefaultSkew); reason != "" {
+	if _, reason := s.checkRow(cmd, policy, back, DefaultSkew); reason != "" {
 		t.Errorf("refused: %s", reason)
 	}
-	if _, reason := s.checkRow(cmd, "", policy, now, DefaultSkew); reason != ReasonRenewals {
+	if _, reason := s.checkRow(cmd, policy, now, DefaultSkew); reason != ReasonRenewals {
 		t.Errorf("with the clock unchanged: %q, want renewals_exhausted", reason)
 	}
 	if reason := s.check(cmd, automatic, now, DefaultSkew); reason != ReasonSuperseded {

@@ -93,7 +93,7 @@ func (c *Controller) judge(ctx context.Context, m message, entry journal.Entry, 
 	reason = c.state.check(m.cmd, from, now, c.cfg.Skew)
 	if reason == "" && from == automatic {
 		policy, _ := c.cfg.Automatic(m.cmd.Command)
-		entry.Row, reason = c.state.checkRow(m.cmd, entry.Key.Sender, policy, now, c.cfg.Skew)
+		entry.Row, reason = c.state.checkRow(m.cmd, policy, now, c.cfg.Skew)
 	}
 	if reason != "" {
 		// This verdict depends on what happens to be in force. It is journalled,

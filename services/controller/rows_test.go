@@ -71,9 +71,9 @@ func TestRowsAreNotShortenedByEnding(t *testing.T) {
 	})
 }
 
-// TestRowsAreApart checks whose renewals count together: those of one monitor
-// for one cause, as the monitor counts them.
-func TestRowsAreApart(t *testing.T) {
+// TestRowsCountTogether checks that neither a second cause nor a second monitor
+// begins a row of its own where one is under way, and that pools and kinds do.
+func TestRowsCountTogether(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.restart(func() {
 			r.policy = func(command string) (policies.Automatic, bool) {
@@ -84,17 +84,17 @@ func TestRowsAreApart(t *testing.T) {
 			}
 		})
 		r.send(enable(time.Minute))
+		r.expect("enable_rate_limiting active")
 		other := enable(time.Minute)
 		other.Cause = "syn_packet_count"
 		r.send(other) // one reading that crosses two thresholds
-		r.expect("enable_rate_limiting active", "enable_rate_limiting active")
+		r.expectRefused(other, ReasonRenewals)
+		mon2, theirs := mon1, enable(time.Minute)
+		mon2.Name = "mon-2"
+		r.c.Handle(mon2, theirs, time.Now())
+		r.expectRefused(theirs, ReasonRenewals)
 		r.send(scaleUp(time.Minute))
 		r.expect("scale_up_servers active")
-		r.sleep(time.Second)
-		mon2 := mon1
-		mon2.Name = "mon-2"
-		r.c.Handle(mon2, enable(time.Minute), time.Now())
-		r.expect("enable_rate_limiting active")
 		pool2 := enable(time.Minute)
 		pool2.Server = "web-2"
 		r.send(pool2)
@@ -103,6 +103,31 @@ func TestRowsAreApart(t *testing.T) {
 		all.Server = wire.AllServers
 		r.send(all)
 		r.expectRefused(all, ReasonRenewals)
+	})
+}
+
+// A monitor's clock may run ahead of ours by the skew, honestly or not. That
+// must not keep a mitigation alive past renewals and cool-down.
+func TestRowsAreJudgedByOurClock(t *testing.T) {
+	bubble(t, func(r *rig) {
+		policy, _ := testPolicy(wire.EnableRateLimiting)
+		limited := 0
+		for second := range 600 {
+			if second%11 == 0 {
+				ahead := enable(time.Second)
+				ahead.Issued += DefaultSkew.Milliseconds() - 100
+				r.send(ahead)
+			}
+			r.sleep(time.Second)
+			if r.c.state.pools[0].slots[rateLimiting].current != nil {
+				limited++
+			}
+		}
+		r.said()
+		row := time.Duration(1+testRenewals) * (DefaultSkew + time.Second)
+		if most := 600 * float64(row) / float64(row+policy.CoolDown); float64(limited) > most {
+			t.Errorf("limited %d of 600 s, at most %.0f with %d renewals and a cool-down of %s", limited, most, testRenewals, policy.CoolDown)
+		}
 	})
 }
 

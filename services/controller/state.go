@@ -1,7 +1,6 @@
 package controller
 
 import (
-	"maps"
 	"slices"
 	"time"
 
@@ -43,17 +42,13 @@ type stamp struct {
 type slot struct {
 	current *mitigation // nil: none
 	latest  stamp
-	rows    map[rowKey]row
+	row     row // the zero row: automation has not acted yet
 }
 
-// rowKey is on whose word, and for which cause, automation acts. There are as
-// many as monitors and causes in policy.
-type rowKey struct {
-	sender, cause string
-}
-
-// row is a command of automation and its renewals: those that its monitor
-// issued before policy's cool-down had passed since the end of the one before.
+// row is a command of automation and its renewals: those that came before
+// policy's cool-down had passed since the end of the one before. It counts
+// whoever commands, and for whatever cause: two causes, or two monitors, must
+// not keep alive together what policy lets none of them keep alive alone.
 type row struct {
 	last     journal.Key
 	renewals int
@@ -122,23 +117,25 @@ func credible(issued int64, now time.Time, skew time.Duration) bool {
 }
 
 // checkRow judges whether automation may begin a row with cmd, or go on with
-// one, and returns how many renewals then led to it. It compares times of the
-// monitor's own clock.
-func (s *state) checkRow(cmd wire.Command, sender string, policy policies.Automatic, now time.Time, skew time.Duration) (int, string) {
+// one, and returns how many renewals then led to it. A command counts as issued
+// now at the latest: a monitor's clock that runs ahead must not shorten the
+// cool-down.
+func (s *state) checkRow(cmd wire.Command, policy policies.Automatic, now time.Time, skew time.Duration) (int, string) {
 	act := actions[cmd.Command]
 	if act.ends {
 		return 0, ""
 	}
 	length, verdict := 0, ""
+	issued := min(cmd.Issued, now.UnixMilli())
 	for _, p := range s.of(cmd.Server) {
-		last, ok := p.slots[act.kind].rows[rowKey{sender, cmd.Cause}]
-		if !ok || !credible(last.issued, now, skew) || cmd.Issued >= last.end+policy.CoolDown.Milliseconds() {
+		last := p.slots[act.kind].row
+		if last.issued == 0 || !credible(last.issued, now, skew) || issued >= last.end+policy.CoolDown.Milliseconds() {
 			continue
 		}
 		length = max(length, last.renewals+1)
 		if length > policy.Renewals {
 			verdict = ReasonCoolingDown
-			if cmd.Issued < last.end {
+			if issued < last.end {
 				verdict = ReasonRenewals
 			}
 		}
@@ -159,27 +156,17 @@ func (s *state) take(m *mitigation, now time.Time) change {
 	ch := change{pools: s.of(m.cmd.Server)}
 	for _, p := range ch.pools {
 		slot := &p.slots[act.kind]
-		before := *slot
-		before.rows = maps.Clone(slot.rows)
-		ch.before = append(ch.before, before)
+		ch.before = append(ch.before, *slot)
 		slot.latest = stamp{key: m.key, issued: m.cmd.Issued, origin: m.origin}
 		p.dirty, p.retry = true, time.Time{}
 		if act.ends {
 			slot.current = nil
-			for why, r := range slot.rows {
-				r.end = min(r.end, now.UnixMilli())
-				slot.rows[why] = r
-			}
+			slot.row.end = min(slot.row.end, now.UnixMilli())
 			continue
 		}
 		slot.current = m
 		if m.origin == automatic {
-			if slot.rows == nil {
-				slot.rows = make(map[rowKey]row)
-			}
-			slot.rows[rowKey{m.key.Sender, m.cmd.Cause}] = row{
-				last: m.key, renewals: m.row, issued: m.cmd.Issued, end: until(m.cmd),
-			}
+			slot.row = row{last: m.key, renewals: m.row, issued: m.cmd.Issued, end: until(m.cmd)}
 		}
 	}
 	return ch
@@ -242,13 +229,8 @@ func (s *state) holds(key journal.Key) bool {
 func (s *state) needs(key journal.Key) bool {
 	for _, p := range s.pools {
 		for _, slot := range p.slots {
-			if slot.latest.key == key || slot.current != nil && slot.current.key == key {
+			if slot.latest.key == key || slot.row.last == key || slot.current != nil && slot.current.key == key {
 				return true
-			}
-			for _, r := range slot.rows {
-				if r.last == key {
-					return true
-				}
 			}
 		}
 	}
