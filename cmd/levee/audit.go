@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -73,8 +74,8 @@ not be made, for example because a file may not be read.`,
 			switch {
 			case !report.OK():
 				return failure{exitVerification, fmt.Errorf("%d findings", report.Found)}
-			case complete && report.Missing > 0:
-				return failure{exitVerification, fmt.Errorf("%d messages are missing", report.Missing)}
+			case complete && (report.Missing > 0 || report.Declared > 0):
+				return failure{exitVerification, fmt.Errorf("%d messages are missing and %d declared undelivered", report.Missing, report.Declared)}
 			default:
 				return nil
 			}
@@ -85,7 +86,7 @@ not be made, for example because a file may not be read.`,
 	cmd.Flags().StringVar(&options.Root, "root", "", "`file` with the root certificate that you trust; without it the recorder's own is believed")
 	cmd.Flags().BoolVar(&options.WithoutKeys, "without-keys", false, "do not read the recorder's keys, nor check MACs: digests alone vouch for readings")
 	cmd.Flags().StringVar(&since, "kept-since", "", "`day` before which segments may have been deleted, like 2026-01-31 (UTC)")
-	cmd.Flags().BoolVar(&complete, "complete", false, "exit with 3 also when messages are missing")
+	cmd.Flags().BoolVar(&complete, "complete", false, "exit with 3 also when messages are missing or declared undelivered")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the report as one JSON object")
 	return cmd
 }
@@ -112,12 +113,15 @@ func findRecorder(dir string) (string, error) {
 		return "", err
 	}
 	for _, site := range sites {
+		if !site.IsDir() {
+			continue
+		}
 		recorders := filepath.Join(bundles, site.Name(), "recorder")
 		names, err := os.ReadDir(recorders)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return "", err
 		}
-		for _, name := range names {
+		for _, name := range slices.DeleteFunc(names, func(e fs.DirEntry) bool { return !e.IsDir() }) {
 			found = append(found, filepath.Join(recorders, name.Name(), "levee-recorder.yaml"))
 		}
 	}
@@ -143,9 +147,9 @@ signatures  %d verified from the root
 MACs        %d verified with the recorder's keys
 segments    %d files, %d envelopes, of them %d signed and not in the log yet
 digests     %d confirmed over %d messages, %d contradicted, %d incomplete
-messages    %d missing, %d unvouched, %d waiting for a digest
+messages    %d missing, %d declared undelivered, %d unvouched, %d waiting for a digest
 `, r.Root, r.Document, r.Origin, r.Entries, r.RootHash, r.Signatures, r.MACs, r.Segments, r.Envelopes, r.Unlogged,
-			r.Confirmed, r.Vouched, r.Contradicted, r.Incomplete, r.Missing, r.Unvouched, r.Pending)
+			r.Confirmed, r.Vouched, r.Contradicted, r.Incomplete, r.Missing, r.Declared, r.Unvouched, r.Pending)
 	}
 	for _, g := range r.Gaps[:min(len(r.Gaps), maxShown)] {
 		fmt.Fprintf(&b, "  %s: %s %s-%d to %d%s\n", g.What, g.Sender, g.Boot, g.First, g.Last, between(g))

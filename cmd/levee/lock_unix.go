@@ -11,7 +11,7 @@ import (
 // tryLock takes the lock file at path, or reports that another process holds
 // it. The lock goes with the process, however it ends.
 func tryLock(path string) (unlock func(), taken bool, err error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, false, err
 	}

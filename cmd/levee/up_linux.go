@@ -89,7 +89,7 @@ it at the end.`,
 }
 
 func up(ctx context.Context, dir string, first provision.Inventory, quiet bool, stdout, stderr io.Writer) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := ownDir(dir); err != nil {
 		return err
 	}
 	unlock, taken, err := tryLock(filepath.Join(dir, "lock"))
@@ -104,7 +104,7 @@ func up(ctx context.Context, dir string, first provision.Inventory, quiet bool, 
 	if err != nil {
 		return err
 	}
-	logFile, err := os.OpenFile(filepath.Join(dir, "levee.log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	logFile, err := os.OpenFile(filepath.Join(dir, "levee.log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
 	}
@@ -129,6 +129,23 @@ func up(ctx context.Context, dir string, first provision.Inventory, quiet bool, 
 		}
 		return watchParts(ctx, dir, ids, stdout, stderr)
 	})
+}
+
+// ownDir makes the state directory, and refuses one that somebody else could
+// have prepared: whoever owns it owns the authorities in it.
+func ownDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	owner, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || int(owner.Uid) != os.Geteuid() || info.Mode().Perm()&0o022 != 0 {
+		return fmt.Errorf("%s belongs to somebody else or others may write to it; choose another --dir, or: chmod go-w %s", dir, dir)
+	}
+	return nil
 }
 
 // runWith runs the parts, and beside from when all of them run.

@@ -106,6 +106,7 @@ func watchCommand() *cobra.Command {
   confirmed     a digest that matches every message it covers, byte for byte
   incomplete    a digest over messages that were not all seen here
   contradicted  a digest that does not match: alarm
+  disowned      a digest that takes back messages that were seen here
   unverified    a public message: anybody's text
   refused       a message that failed a check, and which`,
 		Example: "  levee watch\n  levee watch --json | jq 'select(.kind==\"alerts\")'",

@@ -95,6 +95,7 @@ type Report struct {
 	Contradicted int       `json:"contradicted"`
 	Missing      uint64    `json:"missing"`   // messages that were sent and not kept
 	Unvouched    uint64    `json:"unvouched"` // readings that no digest will confirm
+	Declared     int       `json:"declared"`  // messages that their senders declare undelivered
 	Pending      int       `json:"pending"`   // readings that a digest may still confirm
 	Unlogged     int       `json:"unlogged"`  // signed messages that came when the recorder crashed, or since the checkpoint: in a segment alone
 	Gaps         []Gap     `json:"gaps"`      // the first 1,000

@@ -187,6 +187,56 @@ func TestMessages(t *testing.T) {
 	}
 }
 
+// A chain that was good once is not good for ever.
+func TestCertificateExpiresOnTheWay(t *testing.T) {
+	t.Parallel()
+	b := newBank(t)
+	s := b.sender(t, pki.RoleController, "lb-1", 10*time.Second)
+	s.signer = b.mint(t, s.id, time.Minute, b.made)
+	first := s.status()
+	s.now = b.made.Add(61 * time.Second)
+	late := s.status()
+	s.now = b.made.Add(20 * time.Second)
+	again := s.status()
+	b.craftMessages(t, first, late, again)
+	r := b.verify(t)
+	r.want(t, "entry 1", "of melb/controller/lb-1: its signature is not good (signature)")
+	r.want(t, ".seg", "record 1: its signature is not good")
+	if r.Found != 2 || r.Signatures != 2 {
+		t.Errorf("%+v", r)
+	}
+	// Nor is it for another use, whatever was asked first.
+	c := b.open(t)
+	m := late.delivery(t).Message
+	leaf, issuer, err := m.Certificates()
+	if err != nil {
+		t.Fatal(err)
+	}
+	chains := newChains(c.Verifier, c.Root)
+	for _, test := range []struct {
+		usage pki.Usage
+		at    time.Time
+		good  bool
+	}{
+		{pki.UsageSign, leaf.NotBefore, true},
+		{pki.UsageSign, leaf.NotAfter, true},
+		{pki.UsageSign, leaf.NotBefore.Add(-time.Nanosecond), false},
+		{pki.UsageSign, leaf.NotAfter.Add(time.Second), false},
+		{0, leaf.NotBefore, false},
+		{pki.UsageClient, leaf.NotBefore, true},
+	} {
+		for range 2 {
+			id, err := chains.Verify(leaf, issuer, test.usage, test.at)
+			if (err == nil) != test.good || test.good && id != s.id {
+				t.Errorf("%v at %v: %v, %v", test.usage, test.at, id, err)
+			}
+		}
+		if _, err := chains.Verify(leaf, c.Root, test.usage, test.at); err == nil {
+			t.Error("another issuer is taken")
+		}
+	}
+}
+
 // What is in the log and is no message that was accepted.
 func TestEntries(t *testing.T) {
 	t.Parallel()

@@ -15,16 +15,17 @@ import (
 // missing.
 func (a *audit) checkDigests() {
 	for _, s := range a.ledger.settleAll() {
+		a.report.Declared += s.Dropped
 		switch s.Outcome {
-		case confirm.Confirmed:
+		case confirm.Confirmed, confirm.Disowned: // what is disowned is named among the gaps
 			a.report.Confirmed++
 			a.report.Vouched += s.Seen
 		case confirm.Incomplete:
 			a.report.Incomplete++
 		default:
 			a.report.Contradicted++
-			a.report.find(entryName(s.index), "the digest of %s over messages %d to %d of %s does not match what is kept in the log and %s",
-				s.boot.sender, s.First, s.Last, envelope.FormatBoot(s.boot.boot), strings.Join(s.files, ", "))
+			a.report.find(entryName(s.index), "the digest of %s over messages %d to %d of %s does not match what is kept in %s",
+				s.boot.sender, s.First, s.Last, envelope.FormatBoot(s.boot.boot), strings.Join(append(s.files, "the log"), ", "))
 		}
 	}
 	keys := slices.SortedFunc(maps.Keys(a.ledger.boots), func(x, y bootKey) int {

@@ -3,6 +3,7 @@ package audit
 import (
 	"cmp"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -63,6 +64,7 @@ type pledge struct {
 	need    int   // messages that it covers
 	have    int   // of them
 	settled bool
+	own     []wire.Drop // of Dropped, those of the digest's boot, in order
 }
 
 // settled is what a digest says of what was kept.
@@ -107,14 +109,21 @@ func (b *boot) number(seq uint64) string {
 func (l *ledger) pledge(b *boot, d wire.Digest, index, at int64) error {
 	none := confirm.Check(d, func(uint64) (sum [sha256.Size]byte, seen bool) { return sum, false })
 	if none.Outcome == confirm.Malformed {
-		return fmt.Errorf("the digest contradicts itself")
+		return errors.New("the digest contradicts itself")
 	}
 	for _, drop := range d.Dropped {
 		number, _ := envelope.ParseBoot(drop.Boot) // Check has read it
 		dropping := l.of(b.sender, number)
 		dropping.dropped = append(dropping.dropped, stretch{first: drop.First, last: drop.Last})
 	}
-	b.pledges = append(b.pledges, &pledge{Digest: d, index: index, time: at, need: none.Missing})
+	p := &pledge{Digest: d, index: index, time: at, need: none.Missing}
+	for _, drop := range d.Dropped {
+		if drop.Boot == d.Boot {
+			p.own = append(p.own, drop)
+		}
+	}
+	slices.SortFunc(p.own, func(x, y wire.Drop) int { return cmp.Compare(x.First, y.First) })
+	b.pledges = append(b.pledges, p)
 	return nil
 }
 
@@ -206,7 +215,8 @@ func (b *boot) covering(seq uint64) *pledge {
 
 // declares reports whether seq was given up.
 func (p *pledge) declares(seq uint64) bool {
-	return slices.ContainsFunc(p.Dropped, func(d wire.Drop) bool { return d.Boot == p.Boot && d.First <= seq && seq <= d.Last })
+	i, _ := slices.BinarySearchFunc(p.own, seq, func(d wire.Drop, seq uint64) int { return cmp.Compare(d.Last, seq) })
+	return i < len(p.own) && p.own[i].First <= seq
 }
 
 // settle holds a digest against what was kept. If all of it was, the messages

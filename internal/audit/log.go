@@ -87,11 +87,19 @@ func (a *audit) checkLeaf(index int64, raw []byte) error {
 	if err != nil {
 		return err
 	}
-	if err := a.checkSignature(&m); err != nil {
+	if err := a.checkMessage(index, l.Received, &m, topic); err != nil {
+		return fmt.Errorf("of %s: %w", topic.Sender(), err)
+	}
+	return nil
+}
+
+// checkMessage checks what an entry's envelope says beyond its form.
+func (a *audit) checkMessage(index, received int64, m *envelope.Message, topic wire.Topic) error {
+	if err := a.checkSignature(m); err != nil {
 		return err
 	}
 	b := a.ledger.of(topic.Sender(), m.Nonce.Boot)
-	again, err := b.log(m.Nonce.Seq, logged{sum: sha256.Sum256(m.Raw), index: index, received: l.Received, time: m.Time})
+	again, err := b.log(m.Nonce.Seq, logged{sum: sha256.Sum256(m.Raw), index: index, received: received, time: m.Time})
 	if err != nil || again || topic.Kind != wire.KindDigest {
 		return err
 	}

@@ -33,11 +33,15 @@ const (
 	Incomplete
 	// Contradicted: something in the range is not what the sender sent.
 	Contradicted
+	// Disowned: the sender vouches for what matches, and takes back or leaves
+	// out something that was seen. It may have believed it undelivered; or it
+	// denies what it said.
+	Disowned
 )
 
 // String returns the outcome as a word.
 func (o Outcome) String() string {
-	return [...]string{"malformed", "confirmed", "incomplete", "contradicted"}[o]
+	return [...]string{"malformed", "confirmed", "incomplete", "contradicted", "disowned"}[o]
 }
 
 // Bounds of what is followed. A digest over more is malformed: senders sign
@@ -47,6 +51,7 @@ const (
 	MaxSenders = 4096
 	MaxPending = 16384   // messages of one sender that wait for their digest
 	MaxHeld    = 1 << 18 // messages of all senders
+	MaxRanges  = 512     // declared as dropped in one digest
 )
 
 // Result is what a digest settled.
@@ -177,6 +182,8 @@ func Check(d wire.Digest, seen func(seq uint64) ([sha256.Size]byte, bool)) Resul
 		r.Outcome = Incomplete
 	case base64.RawURLEncoding.EncodeToString(h.Sum(nil)) != d.Hash:
 		r.Outcome = Contradicted
+	case r.Unvouched > 0:
+		r.Outcome = Disowned
 	default:
 		r.Outcome = Confirmed
 	}
@@ -191,6 +198,9 @@ const maxDropped = 1 << 40
 // false for declarations that no sender makes: a range that is none, overlaps
 // another, reaches from outside into the digest's own, or is of the future.
 func droppedOf(d wire.Digest) (own []wire.Drop, ok bool) {
+	if len(d.Dropped) > MaxRanges {
+		return nil, false
+	}
 	all := slices.SortedFunc(slices.Values(d.Dropped), func(a, b wire.Drop) int {
 		return cmp.Or(cmp.Compare(a.Boot, b.Boot), cmp.Compare(a.First, b.First))
 	})

@@ -90,7 +90,7 @@ func TestOutcomes(t *testing.T) {
 		{"dropped, and one more missing", seen(1, 5, 2, 3, 4), sender, digest(1, 5, drop(boot, 2, 3)),
 			confirm.Result{Outcome: confirm.Incomplete, Seen: 2, Missing: 1, Dropped: 2}},
 		{"dropped, and seen all the same", disowned, sender, digest(1, 5, drop(boot, 2, 3)),
-			confirm.Result{Outcome: confirm.Confirmed, Seen: 3, Dropped: 2, Unvouched: 2}},
+			confirm.Result{Outcome: confirm.Disowned, Seen: 3, Dropped: 2, Unvouched: 2}},
 		{"everything dropped", confirm.NewTracker(), sender, digest(1, 5, drop(boot, 1, 5)), confirm.Result{Outcome: confirm.Confirmed, Dropped: 5}},
 		{"declarations in any order", seen(1, 5, 2, 4), sender, digest(1, 5, drop(boot, 4, 4), drop(boot, 2, 2)),
 			confirm.Result{Outcome: confirm.Confirmed, Seen: 3, Dropped: 2}},
@@ -255,7 +255,7 @@ func TestConfirmedMeansSeen(t *testing.T) {
 			}
 		}
 		tracker := confirm.NewTracker()
-		want := confirm.Confirmed
+		want, disowned := confirm.Confirmed, false
 		for seq := uint64(1); seq <= last+3; seq++ {
 			counts := seq >= first && seq <= last && !declared[seq]
 			switch rapid.IntRange(0, 30).Draw(t, "fate") {
@@ -265,12 +265,17 @@ func TestConfirmedMeansSeen(t *testing.T) {
 				}
 			case 1:
 				tracker.Add(sender, envelope.Nonce{Boot: boot, Seq: seq}, []byte("another"))
+				disowned = disowned || seq >= first && seq <= last && declared[seq]
 				if counts && want == confirm.Confirmed {
 					want = confirm.Contradicted
 				}
 			default:
 				tracker.Add(sender, envelope.Nonce{Boot: boot, Seq: seq}, raw(seq))
+				disowned = disowned || seq >= first && seq <= last && declared[seq]
 			}
+		}
+		if want == confirm.Confirmed && disowned {
+			want = confirm.Disowned
 		}
 		if got := tracker.Settle(sender, digest(first, last, dropped...)); got.Outcome != want {
 			t.Fatalf("%v instead of %v: %+v of %v", got.Outcome, want, got, slices.Sorted(maps.Keys(declared)))

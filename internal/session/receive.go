@@ -108,7 +108,7 @@ func (r *receiver) open(name string, raw []byte, now time.Time) (Delivery, error
 		// Who acts on readings does not act on what only waits for a digest.
 		return Delivery{}, envelope.UnknownKey
 	}
-	if err := r.checkTime(&m, now); err != nil {
+	if err := r.checkTime(&m, d.Proof, now); err != nil {
 		return Delivery{}, err
 	}
 	d.Message, d.Payload = m, m.Payload
@@ -151,7 +151,10 @@ func (r *receiver) checkSignature(m *envelope.Message) error {
 	return nil
 }
 
-func (r *receiver) checkTime(m *envelope.Message, now time.Time) error {
+// checkTime judges freshness and replay. What nothing vouches for has windows
+// of its own: an invented reading must not make what is signed look like a
+// clone's.
+func (r *receiver) checkTime(m *envelope.Message, proof Proof, now time.Time) error {
 	switch offset := now.UnixMilli() - m.Time; {
 	case offset > r.skew.Milliseconds():
 		return envelope.Stale
@@ -160,7 +163,11 @@ func (r *receiver) checkTime(m *envelope.Message, now time.Time) error {
 	case m.Nonce.Boot > uint64(m.Time+r.skew.Milliseconds()):
 		return envelope.Future
 	}
-	switch r.windows.Check(replay.Message{Sender: m.Sender(), Boot: m.Nonce.Boot, Seq: m.Nonce.Seq, Time: m.Time, Tag: m.Tag()}) {
+	sender := m.Sender()
+	if proof == ProofNone {
+		sender = append(sender[:len(sender):len(sender)], "/unproven"...)
+	}
+	switch r.windows.Check(replay.Message{Sender: sender, Boot: m.Nonce.Boot, Seq: m.Nonce.Seq, Time: m.Time, Tag: m.Tag()}) {
 	case replay.Fresh:
 		return nil
 	case replay.Redelivery:

@@ -97,7 +97,8 @@ func (v *Viewer) Deliver(d session.Delivery) {
 			digest wire.Digest
 			r      confirm.Result // malformed, unless it can be read
 		)
-		if err := wire.DecodeExact(d.Payload, &digest); err == nil {
+		err := wire.DecodeExact(d.Payload, &digest)
+		if err == nil && digest.Boot == l.Boot && digest.Last < l.Seq { // it speaks for what came before it
 			r = v.tracker.Settle(l.Sender, digest)
 		}
 		settled = &r

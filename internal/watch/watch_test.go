@@ -170,7 +170,7 @@ func TestConfirmation(t *testing.T) {
 		{"one declared dropped", []session.Delivery{one, three, dropped},
 			"confirmed     digest           melb/sensor/web-1  messages 1 to 3 since 01929c0a7f3e, 1 declared dropped"},
 		{"one declared dropped, and shown here", []session.Delivery{one, forged, three, dropped},
-			"confirmed     digest           melb/sensor/web-1  messages 1 to 3 since 01929c0a7f3e, 1 declared dropped, 1 seen here that it does not vouch for"},
+			"disowned      digest           melb/sensor/web-1  messages 1 to 3 since 01929c0a7f3e, 1 declared dropped, 1 seen here that it does not vouch for"},
 		{"a digest that contradicts itself", []session.Delivery{one, delivery(t, dropped.Name, 4, session.ProofSignature, &backwards)},
 			"malformed     digest           melb/sensor/web-1  contradicts itself"},
 		{"a digest with a member too many", []session.Delivery{one, two, three, delivery(t, dropped.Name, 4, session.ProofSignature, unknown)},

@@ -261,13 +261,13 @@ func TestIssueAuthorityErrors(t *testing.T) {
 		t.Errorf("the wrong zone is not named: %v", err)
 	}
 
-	// A root that no authority may stand below, made by another tool.
+	// A root below which none of our usages is allowed, made by another tool.
 	template := *root.Certificate
-	template.MaxPathLen, template.MaxPathLenZero = 0, true
+	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}
 	der := must[[]byte](t)(x509.CreateCertificate(rand.Reader, &template, &template, root.Signer.Public(), root.Signer))
 	root.Certificate = must[*x509.Certificate](t)(x509.ParseCertificate(der))
 	if cert, err := ca.IssueAuthority(root, machines, key.Public(), ca.Zones{}, day, noon); !errors.Is(err, pki.ErrChain) || cert != nil {
-		t.Errorf("below a root of path length 0: %v", err)
+		t.Errorf("below a root for code alone: %v", err)
 	}
 }
 

@@ -149,7 +149,7 @@ func issueAuthority(root Issuer, a pki.Authority, public crypto.PublicKey, zones
 	if err != nil {
 		return nil, err
 	}
-	// A root of another making may forbid authorities below it.
+	// A root that another tool made may forbid what we ask of authorities.
 	if _, err := verifier.VerifyAuthority(cert, now); err != nil {
 		return nil, err
 	}

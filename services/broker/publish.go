@@ -148,6 +148,8 @@ func (b *Broker) refuseMessage(s *session, r envelope.Reason, topic string, now 
 	b.reporter.report(level, "message "+r.String(), "message refused", slog.String("reason", r.String()),
 		slog.String("identity", s.sender), slog.String("topic", topic), slog.String("remote", s.from))
 	switch r {
+	case envelope.Cloned: // the honest one of two must not be cut off for the other's doing
+		return
 	case envelope.Redelivered, envelope.Stale, envelope.Future, envelope.Replayed, envelope.BeforeStart, envelope.WindowsFull, envelope.WindowsFailed:
 		return
 	}

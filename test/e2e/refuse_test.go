@@ -257,7 +257,7 @@ func TestRefuseMessages(t *testing.T) {
 	a := newArena(t)
 	web1, web2, monitor := a.steal(t, pki.RoleSensor, "web-1"), a.steal(t, pki.RoleSensor, "web-2"), a.steal(t, pki.RoleMonitor, "mon-1")
 	topic, alerts := web1.topic(wire.KindCPU), monitor.topic(wire.KindAlert)
-	clients := map[*party]*rawmqtt.Client{web1: a.connect(t, web1), monitor: a.connect(t, monitor)}
+	clients := map[*party]*rawmqtt.Client{web1: a.connect(t, web1), web2: a.connect(t, web2), monitor: a.connect(t, monitor)}
 	// reading returns a message of web-1 that is honest but for what edit does.
 	reading := func(edit func(h *envelope.Header)) func(*testing.T) []byte {
 		return func(t *testing.T) []byte {
@@ -297,7 +297,11 @@ func TestRefuseMessages(t *testing.T) {
 		}, 0, "sender"},
 		{"another topic inside", web1, topic, reading(func(h *envelope.Header) { h.Topic = web1.topic(wire.KindRAM) }), 0, "topic"},
 		{"another site's topic inside", web1, topic, reading(func(h *envelope.Header) { h.Topic = "perth" + strings.TrimPrefix(topic, "melb") }), 0, "topic"},
-		{"31 s old", web1, topic, reading(func(h *envelope.Header) { h.Time -= 31_000 }), 0, "stale"},
+		{"31 s old", web2, web2.topic(wire.KindCPU), func(t *testing.T) []byte {
+			h := web2.header(web2.topic(wire.KindCPU)) // of a sender that has said nothing since
+			older(&h)
+			return web2.seal(t, h, web2.cpu(99))
+		}, 0, "stale"},
 		{"31 s from the future", web1, topic, reading(func(h *envelope.Header) { h.Time += 31_000 }), 0, "future"},
 		{"a start in the future", web1, topic, reading(func(h *envelope.Header) { h.Nonce.Boot += 60_000 }), 0, "future"},
 		{"unsigned alert", monitor, alerts, func(t *testing.T) []byte { return monitor.seal(t, monitor.header(alerts), monitor.anAlert()) }, 0, "unsigned"},

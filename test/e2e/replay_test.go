@@ -121,8 +121,12 @@ func TestReplay(t *testing.T) {
 		var command wire.Command
 		return json.Unmarshal(p, &command) == nil && command.Command == wire.EnableRateLimiting
 	}))
+	killed := a.process.mark()
 	sensor.kill(t)
 	monitor.kill(t)
+	for _, id := range []string{"melb/sensor/web-1", "melb/monitor/mon-1"} { // their last words have been read
+		a.process.awaitLog(t, killed, entry{"msg": "connection closed", "identity": id})
+	}
 	reading := take(t, a.tap.await(t, wire.KindNetwork, func([]byte) bool { return true }))
 	a.shown(t, seen)
 	said := map[wire.Kind]int{}

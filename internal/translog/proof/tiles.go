@@ -84,6 +84,10 @@ func readWidest(fsys fs.FS, t tlog.Tile, exact bool, limit int, buf []byte) ([]b
 // readFile reads a file of at most limit bytes. It reuses buf; its errors name
 // the file.
 func readFile(fsys fs.FS, name string, limit int, buf []byte) ([]byte, error) {
+	// Opening a pipe would wait for its writer.
+	if info, err := fs.Stat(fsys, name); err == nil && !info.Mode().IsRegular() {
+		return nil, &FileError{Path: name, Reason: "it is not a regular file"}
+	}
 	f, err := fsys.Open(name)
 	if err != nil {
 		return nil, &FileError{Path: name, Reason: "opening it", Err: err}
