@@ -323,6 +323,32 @@ func TestPersonWithoutKeys(t *testing.T) {
 	}
 }
 
+// An invented reading must not make its sender look like a clone to a person:
+// the digest that would expose it has to get through.
+func TestInventedReadingsDoNotHideDigests(t *testing.T) {
+	now := time.Now()
+	ann := &openSession(t, identity("melb", pki.RoleOperator, "ann"), nil).receiver
+	web := newSender(t, identity("melb", pki.RoleSensor, "web-1"))
+	key, err := envelope.NewKey(make([]byte, envelope.KeySize)) // nobody's
+	if err != nil {
+		t.Fatal(err)
+	}
+	invented, err := envelope.Append(nil, envelope.Header{KeyID: envelope.KeyID{Site: "melb", Role: "sensor", Name: "web-1", Generation: 1},
+		Time: now.UnixMilli(), Nonce: envelope.Nonce{Boot: uint64(now.Add(20 * time.Second).UnixMilli()), Seq: 1}, Topic: ramTopic},
+		[]byte(`{"timestamp":1,"server":"web-1","ram_usage":1}`), key, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, got := verdict(ann, ramTopic, invented, now); got != envelope.Accepted {
+		t.Fatalf("the invented reading: %s", got.String())
+	}
+	topic := "melb/bank_server/digests/sensor/web-1"
+	later := now.Add(time.Second)
+	if _, got := verdict(ann, topic, web.message(topic, &ram, later, web.signed), later); got != envelope.Accepted {
+		t.Errorf("the honest digest: %s", got.String())
+	}
+}
+
 // Who judges readings refuses one that it cannot check.
 func TestJudgeWithoutTheKey(t *testing.T) {
 	now := time.Now()

@@ -176,19 +176,6 @@ func TestReplay(t *testing.T) {
 		a.replay(t, reading, reading.Topic, flip(t, reading.Payload, `"mac":"`), "nonce_collision")
 		nothing(t)
 	})
-	t.Run("one byte changed under a new nonce", func(t *testing.T) {
-		a.forge(t, command, "mac", func() []byte { return flip(t, command.renumbered(), `"ttl_seconds":`) }, controller, recorder)
-		a.forge(t, alert, "mac", func() []byte { return flip(t, alert.renumbered(), `"value":`) }, recorder)
-		nothing(t)
-	})
-	t.Run("under a new nonce, sealed again by who checks MACs", func(t *testing.T) {
-		a.forge(t, command, "signature", func() []byte { return thief.reseal(t, command.renumbered()) }, controller, recorder)
-		a.forge(t, alert, "signature", func() []byte { return thief.reseal(t, alert.renumbered()) }, recorder)
-		nothing(t)
-		if len(seen.matching(func(l watch.Line) bool { return l.Verification == watch.Refused && l.Reason == "signature" })) == 0 {
-			t.Error("the operator, who holds no keys, is not told of a bad signature")
-		}
-	})
 	t.Run("on another topic of the sender", func(t *testing.T) {
 		a.replay(t, reading, sensorThief.topic(wire.KindCPU), reading.Payload, "topic")
 		a.replay(t, command, alert.Topic, command.Payload, "topic")
@@ -205,8 +192,21 @@ func TestReplay(t *testing.T) {
 	controller = startController()
 	reconnect()
 	t.Run("after crashes of broker and controller", func(t *testing.T) {
-		a.replay(t, command, command.Topic, command.Payload, "replayed") // more than 64 numbers ago, so the tag is forgotten
+		a.replay(t, command, command.Topic, command.Payload, "redelivered")
 		nothing(t)
+	})
+	t.Run("one byte changed under a new nonce", func(t *testing.T) {
+		a.forge(t, command, "mac", func() []byte { return flip(t, command.renumbered(), `"ttl_seconds":`) }, controller, recorder)
+		a.forge(t, alert, "mac", func() []byte { return flip(t, alert.renumbered(), `"value":`) }, recorder)
+		nothing(t)
+	})
+	t.Run("under a new nonce, sealed again by who checks MACs", func(t *testing.T) {
+		a.forge(t, command, "signature", func() []byte { return thief.reseal(t, command.renumbered()) }, controller, recorder)
+		a.forge(t, alert, "signature", func() []byte { return thief.reseal(t, alert.renumbered()) }, recorder)
+		nothing(t)
+		if len(seen.matching(func(l watch.Line) bool { return l.Verification == watch.Refused && l.Reason == "signature" })) == 0 {
+			t.Error("the operator, who holds no keys, is not told of a bad signature")
+		}
 	})
 	alert.client.Close() // the monitor needs its identifier for itself
 	monitor = b.daemon(t, pki.RoleMonitor)
