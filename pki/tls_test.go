@@ -77,7 +77,7 @@ func raw(key crypto.Signer, certs ...*x509.Certificate) *tls.Config {
 // connect lets a client talk to a server over a loopback socket, and returns
 // what each of them says. The server answers with one byte once it is
 // satisfied: in TLS 1.3 a client learns only from it that it was let in.
-func connect(t *testing.T, server, client *tls.Config) (serverErr, clientErr error, state tls.ConnectionState) {
+func connect(t *testing.T, server, client *tls.Config) (state tls.ConnectionState, serverErr, clientErr error) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -113,7 +113,7 @@ func connect(t *testing.T, server, client *tls.Config) (serverErr, clientErr err
 	}
 	state = secured.ConnectionState()
 	_ = conn.Close()
-	return <-served, clientErr, state
+	return state, <-served, clientErr
 }
 
 func onlyBroker(id pki.Identity) error {
@@ -132,7 +132,7 @@ func TestHandshake(t *testing.T) {
 			issuer = w.people
 		}
 		client := pki.ClientConfig(w.store(t, w.verifier, issuer, id), w.verifier, melbHost, onlyBroker)
-		serverErr, clientErr, state := connect(t, broker, client)
+		state, serverErr, clientErr := connect(t, broker, client)
 		if serverErr != nil || clientErr != nil || state.Version != tls.VersionTLS13 {
 			t.Errorf("%s: server %v, client %v, version %x", id, serverErr, clientErr, state.Version)
 		}
@@ -156,7 +156,7 @@ func TestServerRefuses(t *testing.T) {
 	selfIssued := mint(t, ca.Issuer{Certificate: served, Signer: key}, template(melbSensor, w.now), key.Public())
 
 	// The one that must pass, or the refusals below prove nothing.
-	if serverErr, clientErr, _ := connect(t, server, raw(key, sensor, w.machines.Certificate)); serverErr != nil || clientErr != nil {
+	if _, serverErr, clientErr := connect(t, server, raw(key, sensor, w.machines.Certificate)); serverErr != nil || clientErr != nil {
 		t.Fatalf("a good client: server %v, client %v", serverErr, clientErr)
 	}
 	tests := []struct {
@@ -181,7 +181,7 @@ func TestServerRefuses(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			serverErr, clientErr, _ := connect(t, server, test.client)
+			_, serverErr, clientErr := connect(t, server, test.client)
 			if serverErr == nil || !strings.Contains(serverErr.Error(), test.want) {
 				t.Errorf("server: %v; want %q", serverErr, test.want)
 			}
@@ -217,7 +217,7 @@ func TestClientRefuses(t *testing.T) {
 	foreign := newAuthority(t, newRoot(t, w.now), melbMachines, ca.Zones{}, w.now)
 
 	for name, server := range map[string]*tls.Config{"a broker": good, "a minted broker": rawServer(w.machines, func(*x509.Certificate) {})} {
-		if serverErr, clientErr, _ := connect(t, server, client(onlyBroker)); serverErr != nil || clientErr != nil {
+		if _, serverErr, clientErr := connect(t, server, client(onlyBroker)); serverErr != nil || clientErr != nil {
 			t.Fatalf("%s: server %v, client %v", name, serverErr, clientErr)
 		}
 	}
@@ -267,7 +267,7 @@ func TestClientRefuses(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			_, clientErr, _ := connect(t, test.server, test.client)
+			_, _, clientErr := connect(t, test.server, test.client)
 			if clientErr == nil || !strings.Contains(clientErr.Error(), test.want) {
 				t.Errorf("client: %v; want %q", clientErr, test.want)
 			}
@@ -284,7 +284,7 @@ func TestNoResumption(t *testing.T) {
 	eager := raw(key, newLeaf(t, w.machines, melbSensor, key, w.now), w.machines.Certificate)
 	eager.ClientSessionCache = tls.NewLRUClientSessionCache(8)
 	for i := range 3 {
-		serverErr, clientErr, state := connect(t, server, eager)
+		state, serverErr, clientErr := connect(t, server, eager)
 		if serverErr != nil || clientErr != nil || state.DidResume {
 			t.Errorf("connection %d: server %v, client %v, resumed %v", i, serverErr, clientErr, state.DidResume)
 		}
@@ -325,7 +325,7 @@ func TestReloadReachesConnections(t *testing.T) {
 		if err := errors.Join(serverStore.Reload(), clientStore.Reload()); err != nil {
 			t.Fatal(err)
 		}
-		serverErr, clientErr, state := connect(t, server, client)
+		state, serverErr, clientErr := connect(t, server, client)
 		if serverErr != nil || clientErr != nil {
 			t.Fatal(fmt.Errorf("server %w, client %w", serverErr, clientErr))
 		}

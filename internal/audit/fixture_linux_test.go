@@ -196,7 +196,7 @@ func (b *bank) record(t testing.TB) *running {
 	if err := os.MkdirAll(b.segments(), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	segments, err := segment.OpenWriter(segment.Config{Dir: b.segments(), Log: quiet(), MaxSize: 16 << 10})
+	segments, err := segment.OpenWriter(segment.Config{Dir: b.segments(), Log: quiet(), MaxSize: 12 << 10})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -495,7 +495,7 @@ func (b *bank) write(t testing.TB) {
 	monitor, controller := b.sender(t, pki.RoleMonitor, "mon-1", 3*time.Second), b.sender(t, pki.RoleController, "lb-1", 4*time.Second)
 	for range 2 {
 		r := b.record(t)
-		for range 3 {
+		for range 2 {
 			batch := append(web1.readings(6), web2.readings(6)...)
 			r.keep(append(batch, web1.digest(), web2.digest(), monitor.alert(90))...)
 			monitor.now, controller.now = web1.now, web1.now

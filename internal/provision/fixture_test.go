@@ -34,6 +34,14 @@ func inventory() Inventory {
 	}}}
 }
 
+// small is a site with as few parts as have each kind of file, for tests that
+// make it many times.
+func small() Inventory {
+	inv := inventory()
+	inv.Sites[0].Sensors, inv.Sites[0].Controllers = nil, nil
+	return inv
+}
+
 func mustApply(t testing.TB, dir string, inv Inventory) []pki.Identity {
 	t.Helper()
 	ids, err := Apply(dir, inv, noon)
@@ -43,11 +51,13 @@ func mustApply(t testing.TB, dir string, inv Inventory) []pki.Identity {
 	return ids
 }
 
-// made is one provisioned inventory that tests copy.
-func made(t testing.TB) string {
+// made returns a directory with inventory.
+func made(t testing.TB) string { return madeOf(t, inventory()) }
+
+func madeOf(t testing.TB, inv Inventory) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "bank")
-	mustApply(t, dir, inventory())
+	mustApply(t, dir, inv)
 	return dir
 }
 

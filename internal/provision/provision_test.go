@@ -109,8 +109,8 @@ func order(ids []pki.Identity) (paths []string) {
 // files alone, in turn, and the directory of the next one.
 func TestInterrupted(t *testing.T) {
 	t.Parallel()
-	origin := made(t)
-	ids := mustApply(t, origin, inventory())
+	origin := madeOf(t, small())
+	ids := mustApply(t, origin, small())
 	all, paths := tree(t, origin), order(ids)
 	if len(all) != len(paths) {
 		t.Fatalf("%d files, but an order of %d", len(all), len(paths))
@@ -133,7 +133,7 @@ func TestInterrupted(t *testing.T) {
 			// And what a write that was cut short leaves behind.
 			write(t, filepath.Join(dir, filepath.Dir(path), "."+filepath.Base(path)+"-123"), []byte("-----BEGIN"))
 			before := tree(t, dir)
-			if d := check(t, dir, mustApply(t, dir, inventory())); d != nil && d.Number != 1 {
+			if d := check(t, dir, mustApply(t, dir, small())); d != nil && d.Number != 1 {
 				t.Errorf("number %d", d.Number)
 			}
 			after := tree(t, dir)
@@ -150,14 +150,14 @@ func TestInterrupted(t *testing.T) {
 // something depends on is asked for.
 func TestRemoved(t *testing.T) {
 	t.Parallel()
-	origin := made(t)
+	origin := madeOf(t, small())
 	refused := 0
 	for path := range tree(t, origin) {
 		dir := filepath.Join(t.TempDir(), "bank")
 		copyTree(t, origin, dir)
 		before := tree(t, dir)
 		remove(t, filepath.Join(dir, path))
-		ids, err := Apply(dir, inventory(), noon)
+		ids, err := Apply(dir, small(), noon)
 		if unique := filepath.Ext(path) == ".key" || path == filepath.Join("authority", "root.pem"); unique {
 			refused++
 			if err == nil || !strings.Contains(err.Error(), filepath.Base(path)) {
@@ -182,7 +182,7 @@ func TestRemoved(t *testing.T) {
 			t.Errorf("without %s it changed %q", path, paths)
 		}
 	}
-	if refused != 3+1+1+6+1 {
+	if refused != 3+1+1+4+1 {
 		t.Errorf("%d files were asked for", refused)
 	}
 }

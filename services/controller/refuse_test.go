@@ -22,7 +22,6 @@ func TestRefusals(t *testing.T) {
 		as     func() wire.Command // another command than enable_rate_limiting
 		late   time.Duration       // between receiving and judging
 		want   string              // empty: no answer at all
-		kept   bool                // the journal keeps the verdict
 	}
 	tests := []testCase{
 		// Who may command.
