@@ -87,6 +87,7 @@ func entryAt(t testing.TB, bundle []byte, first, at int) int {
 
 // One byte of the log changed: the entry is named. Of any other file: its path.
 func TestOneChangedByte(t *testing.T) {
+	t.Parallel()
 	origin := newRecord(t)
 	origin.sound(t)
 	widest := ""
@@ -160,6 +161,7 @@ func (b *bank) flipEach(t *testing.T, path string, bundle bool) {
 
 // A changed trust file never passes, wherever it was changed.
 func TestOneChangedByteOfTheTrustFiles(t *testing.T) {
+	t.Parallel()
 	origin := newRecord(t)
 	for _, name := range []string{"root.pem", "site.json", "policy.yaml", "envelope.keys", "SHA256SUMS"} {
 		t.Run(name, func(t *testing.T) {
@@ -186,6 +188,7 @@ func TestOneChangedByteOfTheTrustFiles(t *testing.T) {
 
 // A changed configuration file is named, unless it says what it said.
 func TestOneChangedByteOfTheConfiguration(t *testing.T) {
+	t.Parallel()
 	b := newRecord(t)
 	path := b.configFile()
 	load := func() (s records.Settings, err error) { return s, config.Load(path, &s) }
@@ -199,7 +202,7 @@ func TestOneChangedByteOfTheConfiguration(t *testing.T) {
 	}
 	same := 0
 	for at := range int(info.Size()) {
-		for _, by := range []byte{1, 0x20, 0x80} {
+		for _, by := range []byte{1, 0x20} {
 			restore := flip(t, path, at, by)
 			after, err := load()
 			if err == nil && after == before {
@@ -221,13 +224,14 @@ func TestOneChangedByteOfTheConfiguration(t *testing.T) {
 			restore()
 		}
 	}
-	if same == 0 || same > 3*int(info.Size())*9/10 {
-		t.Errorf("%d of %d changes change nothing", same, 3*info.Size())
+	if same == 0 || same > 2*int(info.Size())*9/10 {
+		t.Errorf("%d of %d changes change nothing", same, 2*info.Size())
 	}
 }
 
 // Every file of the record removed, in turn.
 func TestOneFileRemoved(t *testing.T) {
+	t.Parallel()
 	origin := newRecord(t)
 	record := append(append(files(t, origin.log()), files(t, origin.segments())...), origin.watermark())
 	superseded := 0

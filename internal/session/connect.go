@@ -169,11 +169,8 @@ func (s *Session) send(ctx context.Context, l *link) (sent bool, err error) {
 	return true, nil
 }
 
-// digest queues a digest, where policy lets this sender publish any.
+// digest queues a digest, if there is anything to vouch for.
 func (s *Session) digest(now time.Time) {
-	if !s.outbox.vouches {
-		return
-	}
 	if err := s.outbox.putDigest(s.digestTopic(), s.receiver.policy.Class(wire.KindDigest).MaxBytes, now); err != nil {
 		s.config.Log.Error("no digest", slog.Any("error", err))
 	}

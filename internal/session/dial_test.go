@@ -197,8 +197,14 @@ func TestBackOff(t *testing.T) {
 		seen[wait] = true
 		bound = min(2*bound, lastBackOff)
 	}
-	if len(seen) < 30 {
-		t.Errorf("%d different waits of 40: clients would come back together", len(seen))
+	var shortest, longest = lastBackOff, time.Duration(0)
+	for wait := range seen {
+		if wait > lastBackOff/4 {
+			shortest, longest = min(shortest, wait), max(longest, wait)
+		}
+	}
+	if len(seen) < 30 || longest-shortest < lastBackOff/4 {
+		t.Errorf("%d different waits of 40, from %v to %v: clients would come back together", len(seen), shortest, longest)
 	}
 	if b.after(lastBackOff) < lastBackOff/4 {
 		t.Error("a connection that broke soon was taken for a good one")

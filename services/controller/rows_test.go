@@ -119,7 +119,7 @@ func TestRowsAreJudgedByOurClock(t *testing.T) {
 				r.send(ahead)
 			}
 			r.sleep(time.Second)
-			if r.c.state.pools[0].slots[rateLimiting].current != nil {
+			if r.lb.now("web-1").RateLimit != nil {
 				limited++
 			}
 		}
