@@ -183,7 +183,10 @@ func TestRangesFollowEachOther(t *testing.T) {
 
 func TestBoots(t *testing.T) {
 	tracker := seen(1, 5)
-	tracker.Add(sender, envelope.Nonce{Boot: older, Seq: 1}, raw(1)) // late, of the boot before
+	tracker.Add(sender, envelope.Nonce{Boot: older, Seq: 3}, []byte("another")) // late, of the boot before
+	if got := tracker.Settle(sender, digest(1, 4)); got.Outcome != confirm.Confirmed {
+		t.Errorf("after a late one of the boot before: %v", got.Outcome)
+	}
 	next := digest(1, 1)
 	next.Boot = envelope.FormatBoot(boot + 1)
 	if got := tracker.Settle(sender, next); got.Outcome != confirm.Incomplete {

@@ -163,7 +163,7 @@ func TestRemoved(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), filepath.Base(path)) {
 				t.Errorf("without %s: %v", path, err)
 			}
-			if paths := changed(before, tree(t, dir)); !slices.Equal(paths, []string{path}) {
+			if paths := changed(before, tree(t, dir)); !slices.Equal(paths, []string{path}) || exists(filepath.Join(dir, path)) {
 				t.Errorf("without %s it changed %q", path, paths)
 			}
 			continue

@@ -337,3 +337,18 @@ func TestFilters(t *testing.T) {
 		}
 	}
 }
+
+// A watermark that is no beginning of the log's own is somebody's evidence,
+// even where the log beside it is empty.
+func TestCreateKeepsAForeignWatermark(t *testing.T) {
+	t.Parallel()
+	l, id := provisioned(t)
+	create(t, l, id)
+	put(t, l.Watermark(id))
+	if err := Create(l.Config(id), quiet()); !errors.Is(err, ErrCreated) {
+		t.Errorf("%v", err)
+	}
+	if b, err := os.ReadFile(l.Watermark(id)); err != nil || string(b) != "x" {
+		t.Errorf("%q, %v", b, err)
+	}
+}
