@@ -22,10 +22,10 @@ import (
 //go:embed templates/*.yaml
 var templates embed.FS
 
-// configuration returns the configuration file of a part, nil for people, who
-// have none.
+// configuration returns the configuration file of a part, nil for people and
+// guests, who have none.
 func (l Layout) configuration(inv Inventory, s Site, id pki.Identity) ([]byte, error) {
-	if id.Role.Class() == pki.ClassPerson {
+	if id.Role.Class() == pki.ClassPerson || id.Role == pki.RoleGuest {
 		return nil, nil
 	}
 	t, err := template.ParseFS(templates, "templates/common.yaml", "templates/"+string(id.Role)+".yaml")
@@ -48,7 +48,7 @@ func (l Layout) configuration(inv Inventory, s Site, id pki.Identity) ([]byte, e
 	var b bytes.Buffer
 	err = t.ExecuteTemplate(&b, string(id.Role)+".yaml", map[string]any{
 		"Identity": id, "State": state, "Watermark": watermark, "Evaluation": inv.Evaluation, "Site": s,
-		"Broker": s.broker(id.Name), "Monitor": s.monitor(id.Name), "Pools": s.pools(id.Name), "Origin": logOrigin(id),
+		"Broker": s.broker(id.Name), "Monitor": s.monitor(id.Name), "Pools": s.pools(id.Name), "Console": s.console(id.Name), "Origin": logOrigin(id),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("writing configuration: %w", err)
@@ -69,6 +69,15 @@ func (s Site) monitor(name string) (found Monitor) {
 	for _, m := range s.Monitors {
 		if m.Name == name {
 			return m
+		}
+	}
+	return found
+}
+
+func (s Site) console(name string) (found Console) {
+	for _, c := range s.Consoles {
+		if c.Name == name {
+			return c
 		}
 	}
 	return found

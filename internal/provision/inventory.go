@@ -32,6 +32,8 @@ type Site struct {
 	Monitors    []Monitor      `yaml:"monitors"`
 	Controllers []Controller   `yaml:"controllers"`
 	Recorder    string         `yaml:"recorder"` // the name of the site's one recorder
+	Consoles    []Console      `yaml:"consoles,omitempty"`
+	Guests      []Guest        `yaml:"guests,omitempty"`
 	People      []Person       `yaml:"people"`
 }
 
@@ -64,6 +66,17 @@ type Controller struct {
 type Pool struct {
 	Server string `yaml:"server"` // the sensor's name
 	Listen string `yaml:"listen"` // host:port of the balancer
+}
+
+// Console is one console: a page that shows what the site says.
+type Console struct {
+	Name   string `yaml:"name"`
+	Listen string `yaml:"listen"` // loopback address:port of the page
+}
+
+// Guest is anything else that may connect: it reads and writes public topics.
+type Guest struct {
+	Name string `yaml:"name"`
 }
 
 // Person is one person.
@@ -123,6 +136,11 @@ func (s Site) check(trustDomain string) error {
 	for _, b := range s.Brokers {
 		if err := s.checkBroker(b, trustDomain); err != nil {
 			return fmt.Errorf("broker %q: %w", b.Name, err)
+		}
+	}
+	for _, c := range s.Consoles {
+		if address, err := netip.ParseAddrPort(c.Listen); err != nil || !address.Addr().IsLoopback() || address.Port() == 0 {
+			return fmt.Errorf("console %q: %q is not a loopback address and a port", c.Name, c.Listen)
 		}
 	}
 	return s.checkPools()
@@ -199,6 +217,12 @@ func (s Site) identities(trustDomain string) []pki.Identity {
 	}
 	if s.Recorder != "" {
 		add(pki.RoleRecorder, s.Recorder)
+	}
+	for _, c := range s.Consoles {
+		add(pki.RoleConsole, c.Name)
+	}
+	for _, g := range s.Guests {
+		add(pki.RoleGuest, g.Name)
 	}
 	for _, p := range s.People {
 		add(p.Role, p.Name)
