@@ -51,7 +51,7 @@ var layers = [][]string{
 	{"envelope", "envelope/keys"},
 	{"policies"},
 	{"internal/config", "internal/site"},
-	{"internal/confirm", "internal/records", "internal/session", "internal/translog"},
+	{"internal/bulletin", "internal/confirm", "internal/records", "internal/session", "internal/translog"},
 	{"services/broker", "services/sensor", "services/monitor", "services/controller", "services/recorder"},
 	{"internal/audit", "internal/watch", "internal/drill", "internal/daemon", "internal/provision"},
 	{"internal/stack"},
@@ -101,6 +101,7 @@ var peers = map[string][]string{
 	"pki/ca":        {"pki"},
 	"envelope/keys": {"envelope"},
 	"internal/site": {"internal/config"},
+	"internal/feed": {"internal/confirm", "internal/session"},
 }
 
 // onlyIn says which one package may know a library, so that replacing it, or

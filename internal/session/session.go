@@ -267,7 +267,11 @@ func (s *Session) Run(ctx context.Context) error {
 // enqueue takes a message from the client library, which must not wait.
 func (s *Session) enqueue(name string, raw []byte) {
 	size := int64(len(name) + len(raw))
-	if s.held.Add(size) <= maxInboxBytes {
+	messages, bytes := maxInbox, int64(maxInboxBytes)
+	if wire.IsPublic(name) { // anybody's text must not crowd out readings and commands
+		messages, bytes = messages/4, bytes/4
+	}
+	if s.held.Add(size) <= bytes && len(s.inbox) < messages {
 		select {
 		case s.inbox <- inbound{name: name, raw: raw, at: time.Now()}:
 			return

@@ -203,6 +203,32 @@ func TestUnaskedMessagesToASensor(t *testing.T) {
 	eventually(t, "they are refused", func() bool { return s.Refusals()[envelope.BadTopic] == 2 })
 }
 
+// Public messages, which anybody may send, leave most of the room to what a
+// part works with.
+func TestPublicMessagesDoNotCrowdOutReadings(t *testing.T) {
+	s := openSession(t, identity("melb", pki.RoleMonitor, "m1"), nil)
+	for range maxInbox {
+		s.enqueue("public", nil)
+		s.enqueue("public/a", nil)
+	}
+	if n := len(s.inbox); n != maxInbox/4 {
+		t.Errorf("%d public messages wait, want %d", n, maxInbox/4)
+	}
+	for range maxInbox / 2 {
+		s.enqueue(ramTopic, nil)
+	}
+	if lost, _ := s.Losses(); lost != 2*maxInbox-maxInbox/4 {
+		t.Errorf("%d lost: readings are among them", lost)
+	}
+	big := openSession(t, identity("melb", pki.RoleMonitor, "m2"), nil)
+	for range 2 * maxInboxBytes / 4096 {
+		big.enqueue("public", make([]byte, 4096))
+	}
+	if held := big.held.Load(); held > maxInboxBytes/4 {
+		t.Errorf("public messages hold %d bytes", held)
+	}
+}
+
 // A flood of messages fills its bounded room and no more, and the loss is
 // counted and logged.
 func TestInboxIsBounded(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"levee/internal/confirm"
+	"levee/internal/feed"
 	"levee/internal/wire"
 )
 
@@ -16,11 +17,11 @@ const (
 )
 
 // describe says what a line carries, in one line.
-func describe(l Line) string {
+func describe(l feed.Line) string {
 	switch l.Kind {
-	case "confirmation":
+	case feed.KindConfirmation:
 		return describeConfirmation(l)
-	case "refusal":
+	case feed.KindRefusal:
 		return fmt.Sprintf("%s: %s", plain(l.Topic, maxText), l.Reason)
 	case wire.KindPublic.String():
 		return fmt.Sprintf("%s: %s", l.Topic, plain(l.Text, maxText))
@@ -31,7 +32,7 @@ func describe(l Line) string {
 	return fmt.Sprintf("%-16s %s  %s", l.Kind, l.Sender, plain(string(l.Payload), maxText))
 }
 
-func describeConfirmation(l Line) string {
+func describeConfirmation(l feed.Line) string {
 	if l.Verification == confirm.Malformed.String() {
 		return fmt.Sprintf("%-16s %s  contradicts itself", "digest", l.Sender)
 	}
@@ -49,7 +50,7 @@ func describeConfirmation(l Line) string {
 }
 
 // describePayload renders the payloads that people look at most.
-func describePayload(l Line) (string, bool) {
+func describePayload(l feed.Line) (string, bool) {
 	_, name, _ := strings.Cut(l.Sender[strings.IndexByte(l.Sender, '/')+1:], "/")
 	switch l.Kind {
 	case wire.KindCPU.String():

@@ -13,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"levee/envelope"
+	"levee/internal/feed"
 	"levee/internal/session"
 	"levee/internal/watch"
 	"levee/internal/wire"
@@ -68,7 +69,7 @@ func reading(t testing.TB, seq uint64) session.Delivery {
 
 // shown returns the lines that a viewer writes for the deliveries, as text and
 // as JSON.
-func shown(t testing.TB, deliveries ...session.Delivery) (text []string, objects []watch.Line) {
+func shown(t testing.TB, deliveries ...session.Delivery) (text []string, objects []feed.Line) {
 	t.Helper()
 	var plain, encoded bytes.Buffer
 	viewers := []*watch.Viewer{watch.New(&plain, false), watch.New(&encoded, true)}
@@ -81,7 +82,7 @@ func shown(t testing.TB, deliveries ...session.Delivery) (text []string, objects
 		}
 	}
 	for line := range strings.Lines(encoded.String()) {
-		var l watch.Line
+		var l feed.Line
 		if err := json.Unmarshal([]byte(line), &l); err != nil {
 			t.Fatalf("%q: %v", line, err)
 		}
@@ -192,7 +193,7 @@ func TestConfirmation(t *testing.T) {
 		}
 	}
 	// An unsigned digest settles nothing. No session lets one through.
-	if _, objects := shown(t, one, two, three, unsigned); len(objects) != 4 || objects[3].Verification != watch.Unconfirmed {
+	if _, objects := shown(t, one, two, three, unsigned); len(objects) != 4 || objects[3].Verification != feed.Unconfirmed {
 		t.Errorf("an unsigned digest: %+v", objects)
 	}
 	// And the digest itself is covered by the next.
@@ -268,8 +269,8 @@ func TestJSONIsInertAndWhole(t *testing.T) {
 			}
 		}
 		lines := strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n")
-		var l watch.Line
-		if err := json.Unmarshal([]byte(lines[0]), &l); err != nil || l.Text != text || l.Verification != watch.Unverified {
+		var l feed.Line
+		if err := json.Unmarshal([]byte(lines[0]), &l); err != nil || l.Text != text || l.Verification != feed.Unverified {
 			t.Errorf("%q came back as %q, %v", text, l.Text, err)
 		}
 		if len(lines) > 1 {
@@ -284,7 +285,7 @@ func TestJSONIsInertAndWhole(t *testing.T) {
 func TestJSONMembers(t *testing.T) {
 	d := reading(t, 7)
 	_, objects := shown(t, d)
-	want := watch.Line{Received: received.UnixMilli(), Verification: "unconfirmed", Kind: "metrics/ram", Topic: ramTopic, Sender: "melb/sensor/web-1",
+	want := feed.Line{Received: received.UnixMilli(), Verification: "unconfirmed", Kind: "metrics/ram", Topic: ramTopic, Sender: "melb/sensor/web-1",
 		Time: received.UnixMilli(), Boot: envelope.FormatBoot(boot), Seq: 7, Payload: d.Payload}
 	if got, _ := json.Marshal(objects[0]); string(got) != mustJSON(t, want) {
 		t.Errorf("%s", got)

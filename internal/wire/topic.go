@@ -113,7 +113,7 @@ func ParseTopic(s string) (Topic, error) {
 	if !ValidTopic(s) {
 		return Topic{}, fmt.Errorf("reading topic: %q is outside the grammar", s)
 	}
-	if s == "public" || strings.HasPrefix(s, "public/") {
+	if IsPublic(s) {
 		return Topic{Kind: KindPublic}, nil
 	}
 	site, rest, _ := strings.Cut(s, "/")
@@ -169,8 +169,14 @@ func ValidTopic[T string | []byte](s T) bool {
 	return length > 0 && levels <= MaxLevels
 }
 
-// Filter returns the subscription that covers one kind of topic of a site,
-// every publisher.
+// Public is the filter of everything that anybody may publish.
+const Public = "public/#"
+
+// IsPublic reports whether Public covers a topic.
+func IsPublic(topic string) bool { return topic == "public" || strings.HasPrefix(topic, "public/") }
+
+// Filter returns the subscription that covers one kind of protected topic of a
+// site, every publisher.
 func Filter(k Kind, site string) string {
 	if k == KindNone || k >= KindPublic {
 		return ""

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"time"
 
+	"levee/internal/bulletin"
 	"levee/internal/config"
 	"levee/internal/session"
 	"levee/internal/site"
@@ -44,7 +45,7 @@ type Thresholds struct {
 type Part struct {
 	monitor *Monitor
 	session *session.Session
-	log     *slog.Logger
+	board   *bulletin.Board
 }
 
 // Open reads a monitor's configuration file and everything that it names.
@@ -61,11 +62,15 @@ func Open(file string, log *slog.Logger) (*Part, error) {
 	if id.Role != pki.RoleMonitor {
 		return nil, fmt.Errorf("opening a monitor: the bundle is of a %s", id.Role)
 	}
-	p := &Part{log: log}
+	board, err := bulletin.New(log)
+	if err != nil {
+		return nil, err
+	}
+	p := &Part{board: board}
 	p.session, err = session.New(session.Config{
 		Bundle: bundle,
 		Filters: []string{wire.Filter(wire.KindCPU, id.Site), wire.Filter(wire.KindRAM, id.Site), wire.Filter(wire.KindNetwork, id.Site),
-			wire.Filter(wire.KindRateLimiting, id.Site), wire.Filter(wire.KindScaling, id.Site)},
+			wire.Filter(wire.KindRateLimiting, id.Site), wire.Filter(wire.KindScaling, id.Site), wire.Public},
 		Handle: p.deliver,
 		Digest: settings.Digest,
 		Log:    log,
@@ -149,6 +154,8 @@ func (p *Part) deliver(d session.Delivery) {
 		if err = wire.Decode(d.Payload, &m); err == nil {
 			p.monitor.ObserveStatus(d.Topic, m)
 		}
+	case wire.KindPublic: // for people's eyes
+		p.board.Show(d.Name, d.Payload, d.Received)
 	}
 	if err != nil {
 		p.session.RefuseContent(d)

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"levee/internal/bulletin"
 	"levee/internal/config"
 	"levee/internal/session"
 	"levee/internal/site"
@@ -43,6 +44,7 @@ type Part struct {
 	balancer   *balancer.Balancer
 	journal    *journal.Journal
 	session    *session.Session
+	board      *bulletin.Board
 	log        *slog.Logger
 }
 
@@ -69,12 +71,15 @@ func Open(file string, log *slog.Logger) (*Part, error) {
 
 func (p *Part) open(settings Settings, bundle *site.Bundle) (err error) {
 	id := bundle.Identity
+	if p.board, err = bulletin.New(p.log); err != nil {
+		return err
+	}
 	if p.journal, err = journal.Open(journal.Config{Path: filepath.Join(bundle.State, "journal"), Margin: 2 * bundle.Policy.Skew()}); err != nil {
 		return err
 	}
 	p.session, err = session.New(session.Config{
 		Bundle:  bundle,
-		Filters: []string{wire.Filter(wire.KindCommand, id.Site)},
+		Filters: []string{wire.Filter(wire.KindCommand, id.Site), wire.Public},
 		Handle:  p.deliver,
 		Digest:  settings.Digest,
 		Log:     p.log,
@@ -135,12 +140,18 @@ func (p *Part) Run(ctx context.Context) error {
 	return errors.Join(err, p.journal.Close())
 }
 
-// deliver hands a checked command to the controller, which does not block.
+// deliver hands a checked command to the controller, which does not block. A
+// public message, whatever it holds, is for people's eyes alone.
 func (p *Part) deliver(d session.Delivery) {
-	var cmd wire.Command
-	if err := wire.DecodeExact(d.Payload, &cmd); err != nil {
-		p.session.RefuseContent(d)
-		return
+	switch d.Topic.Kind {
+	case wire.KindCommand:
+		var cmd wire.Command
+		if err := wire.DecodeExact(d.Payload, &cmd); err != nil {
+			p.session.RefuseContent(d)
+			return
+		}
+		p.controller.Handle(d.Topic, cmd, d.Received)
+	case wire.KindPublic:
+		p.board.Show(d.Name, d.Payload, d.Received)
 	}
-	p.controller.Handle(d.Topic, cmd, d.Received)
 }
