@@ -111,7 +111,7 @@ func up(ctx context.Context, dir string, first provision.Inventory, quiet bool, 
 	defer logFile.Close()
 	log := slog.New(slog.NewMultiHandler(slog.NewJSONHandler(logFile, nil), daemon.NewQuietLog(stderr).Handler()))
 	translog.RouteLibraryLogs(log)
-	ids, err := stack.Prepare(dir, inv, time.Now(), log)
+	ids, err := provision.Apply(dir, inv, time.Now())
 	if err != nil {
 		return err
 	}
@@ -247,5 +247,5 @@ Ctrl-C drains and stops.
 
 `, s.Name, dir, s.Brokers[0].Address, s.Controllers[0].Pools[0].Listen, s.Controllers[0].Pools[0].Server,
 		filepath.Join(dir, "bundles", s.Name, "monitor", s.Monitors[0].Name, "levee-monitor.yaml"),
-		filepath.Join(dir, "state", s.Name, "recorder", s.Recorder), filepath.Join(dir, "levee.log"), s.Controllers[0].Pools[0].Listen)
+		filepath.Join(dir, "bundles", s.Name, "recorder", s.Recorder, "state"), filepath.Join(dir, "levee.log"), s.Controllers[0].Pools[0].Listen)
 }

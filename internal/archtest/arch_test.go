@@ -51,9 +51,9 @@ var layers = [][]string{
 	{"envelope", "envelope/keys"},
 	{"policies"},
 	{"internal/config", "internal/site"},
-	{"internal/bulletin", "internal/confirm", "internal/records", "internal/session", "internal/translog"},
+	{"internal/bulletin", "internal/confirm", "internal/feed", "internal/records", "internal/session", "internal/translog"},
 	{"services/broker", "services/sensor", "services/monitor", "services/controller", "services/recorder"},
-	{"internal/audit", "internal/watch", "internal/drill", "internal/daemon", "internal/provision"},
+	{"internal/audit", "internal/watch", "internal/drill", "internal/daemon", "internal/export", "internal/provision"},
 	{"internal/stack"},
 	{"cmd"},
 }

@@ -376,7 +376,7 @@ func TestAttacks(t *testing.T) {
 				t.Fatal(err)
 			}
 			write(t, b.watermark(), string(raw))
-		}, []string{"watermarks/melb/rec-1", "an older one was put in its place"}},
+		}, []string{"watermark/newest", "an older one was put in its place"}},
 		{"log and watermark rolled back together", func(t *testing.T, b *bank) {
 			other := newBank(t)
 			if err := os.RemoveAll(b.log()); err != nil {
@@ -476,21 +476,22 @@ func TestLogRolledBack(t *testing.T) {
 	b.craftMessages(t, newer...)
 	b.sound(t)
 
+	bundle := filepath.Join("bundles", "melb", "recorder", "rec-1")
 	checkpoint := b.copy(t)
-	put(t, older, checkpoint, filepath.Join("state", "melb", "recorder", "rec-1", "log", "checkpoint"))
+	put(t, older, checkpoint, filepath.Join(bundle, "state", "log", "checkpoint"))
 	checkpoint.verifyAtRest(t).want(t, "log/checkpoint", "it is of 3 entries, and 6 were signed")
 
 	watermark := b.copy(t)
-	put(t, older, watermark, filepath.Join("watermarks", "melb", "rec-1"))
-	watermark.verifyAtRest(t).want(t, "watermarks/melb/rec-1", "it notes 3 entries, and 6 were shown")
+	put(t, older, watermark, filepath.Join(bundle, "watermark", "newest"))
+	watermark.verifyAtRest(t).want(t, "watermark/newest", "it notes 3 entries, and 6 were shown")
 
-	log := filepath.Join("state", "melb", "recorder", "rec-1", "log")
+	log := filepath.Join(bundle, "state", "log")
 	remove(t, filepath.Join(b.Dir, log))
 	put(t, older, b, log)
-	b.verifyAtRest(t).want(t, "rec-1/log:", "had 6 entries when the watermark", "rolled back")
+	b.verifyAtRest(t).want(t, "rec-1/state/log:", "had 6 entries when the watermark", "rolled back")
 	// Together with its watermark only the segments give it away.
-	put(t, older, b, filepath.Join("watermarks", "melb", "rec-1"))
-	b.verifyAtRest(t).want(t, "rec-1/log:", "ends before 2 signed messages", "an older log was put in its place")
+	put(t, older, b, filepath.Join(bundle, "watermark", "newest"))
+	b.verifyAtRest(t).want(t, "rec-1/state/log:", "ends before 2 signed messages", "an older log was put in its place")
 }
 
 // put copies a file or directory from one site's directory to another's.

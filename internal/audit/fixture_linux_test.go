@@ -79,7 +79,10 @@ func newBank(t testing.TB) *bank {
 			Recorder:    "rec-1", People: []provision.Person{{Role: pki.RoleOperator, Name: "ann"}},
 		}}}, world.made)
 		if world.err == nil {
-			world.err = recorder.Create(provision.Layout{Dir: world.dir}.Config(recorderID), quiet())
+			var first *recorder.Part // its first start makes the log
+			if first, world.err = recorder.Open(provision.Layout{Dir: world.dir}.Config(recorderID), quiet()); world.err == nil {
+				world.err = first.Close()
+			}
 		}
 	})
 	if world.err != nil {

@@ -109,7 +109,7 @@ func changed(before, after map[string]file) (all []string) {
 	return all
 }
 
-// check opens every bundle as its part would, and requires that all have one
+// check opens a copy of every bundle as its part would, and requires that all have one
 // site document, the policy that it names, and the keys that policy grants.
 func check(t testing.TB, dir string, ids []pki.Identity) *site.Document {
 	t.Helper()
@@ -117,7 +117,9 @@ func check(t testing.TB, dir string, ids []pki.Identity) *site.Document {
 	var document *site.Document
 	var first []byte
 	for _, id := range ids {
-		s := site.Settings{Bundle: config.Path(l.Bundle(id)), State: config.Path(t.TempDir()), Evaluation: true}
+		carried := filepath.Join(t.TempDir(), "bundle") // opening it is its first start
+		copyTree(t, l.Bundle(id), carried)
+		s := site.Settings{Bundle: config.Path(carried), State: config.Path(filepath.Join(carried, "state")), Evaluation: true}
 		b, err := site.Open(s, noon)
 		if err != nil {
 			t.Errorf("bundle of %s: %v", id.Sender(), err)

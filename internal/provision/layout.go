@@ -23,7 +23,8 @@ func (l Layout) document(name string) string { return filepath.Join(l.site(name)
 // bundles holds the bundles of a site.
 func (l Layout) bundles(name string) string { return filepath.Join(l.Dir, "bundles", name) }
 
-// Bundle is what one component is given.
+// Bundle is what one component is given: a directory that works wherever it is
+// put, on this machine or on another.
 func (l Layout) Bundle(id pki.Identity) string {
 	return filepath.Join(l.bundles(id.Site), string(id.Role), id.Name)
 }
@@ -33,13 +34,14 @@ func (l Layout) Config(id pki.Identity) string {
 	return filepath.Join(l.Bundle(id), "levee-"+string(id.Role)+".yaml")
 }
 
-// State is where the component keeps what it must remember.
-func (l Layout) State(id pki.Identity) string {
-	return filepath.Join(l.Dir, "state", id.Site, string(id.Role), id.Name)
-}
+// State is where the component keeps what it must remember, unless its
+// configuration file is edited. Its first start makes it, where the bundle then
+// is.
+func (l Layout) State(id pki.Identity) string { return filepath.Join(l.Bundle(id), "state") }
 
-// Watermark is where the recorder notes its log's last checkpoint: away from
-// the log, so that restoring one does not restore the other.
+// Watermark is where the recorder notes its log's last checkpoint, unless its
+// configuration file is edited: away from the log, so that restoring one does
+// not restore the other.
 func (l Layout) Watermark(id pki.Identity) string {
-	return filepath.Join(l.Dir, "watermarks", id.Site, id.Name)
+	return filepath.Join(l.Bundle(id), "watermark", "newest")
 }

@@ -1,6 +1,7 @@
 // Package provision makes, from an inventory, everything that a site's parts
 // are given before any of them runs: authorities, certificates, envelope keys,
-// the site document, and a configuration file for each part.
+// the site document, and a configuration file for each part. A part's bundle is
+// one directory, which works on whatever machine it is carried to.
 //
 // It guarantees that running it again changes nothing that is already as it
 // should be, and finishes what was interrupted; a bundle is complete when it
@@ -86,6 +87,9 @@ func (l Layout) prepare(d *deployer, inv Inventory, s Site, id pki.Identity, now
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
+	if err := l.markNew(id); err != nil {
+		return err
+	}
 	if err := l.openCredential(d, s, id, now); err != nil {
 		return err
 	}
@@ -124,6 +128,25 @@ func (l Layout) prepare(d *deployer, inv Inventory, s Site, id pki.Identity, now
 		}
 	}
 	return createMissing(l.Config(id), 0o644, func() ([]byte, error) { return l.configuration(inv, s, id) })
+}
+
+// markNew notes in a bundle that has no key yet that its part never ran, so
+// that its first start makes what it remembers, and no later one does. The note
+// comes before the key: once there is a key, nobody can tell whether it was used.
+func (l Layout) markNew(id pki.Identity) error {
+	if id.Role.Class() != pki.ClassMachine || id.Role == pki.RoleGuest { // guests run no part of ours
+		return nil
+	}
+	dir := l.Bundle(id)
+	if exists(filepath.Join(dir, site.FileKey)) || exists(filepath.Join(dir, site.FileChain)) {
+		return nil
+	}
+	if id.Role == pki.RoleRecorder {
+		if err := keep(filepath.Join(dir, records.FileNewLog), 0o644, []byte(records.NewLog)); err != nil {
+			return err
+		}
+	}
+	return keep(filepath.Join(dir, site.FileFirstStart), 0o644, []byte(site.FirstStart))
 }
 
 // openCredential makes key and certificate of a bundle that lacks them, and

@@ -32,6 +32,15 @@ func TestApply(t *testing.T) {
 		!strings.HasPrefix(d.LogKey, "melb.bank.example/recorder/rec-1+") || d.GrantKey != "" {
 		t.Errorf("%+v", d)
 	}
+	for _, id := range ids {
+		bundle := Layout{Dir: dir}.Bundle(id)
+		if noted := exists(filepath.Join(bundle, site.FileFirstStart)); noted != (id.Role.Class() == pki.ClassMachine) {
+			t.Errorf("%s never ran: noted %t", id.Sender(), noted)
+		}
+		if noted := exists(filepath.Join(bundle, records.FileNewLog)); noted != (id.Role == pki.RoleRecorder) {
+			t.Errorf("%s never made a log: noted %t", id.Sender(), noted)
+		}
+	}
 	secrets := 0
 	for path, f := range tree(t, dir) {
 		secret := filepath.Ext(path) == ".key" || filepath.Ext(path) == ".keys"
@@ -80,7 +89,14 @@ func order(ids []pki.Identity) (paths []string) {
 		paths = append(paths, filepath.Join("authority", name))
 	}
 	for _, id := range ids {
-		names := []string{site.FileKey, site.FileChain}
+		var names []string
+		if id.Role == pki.RoleRecorder {
+			names = append(names, records.FileNewLog)
+		}
+		if id.Role.Class() == pki.ClassMachine {
+			names = append(names, site.FileFirstStart)
+		}
+		names = append(names, site.FileKey, site.FileChain)
 		if id.Role == pki.RoleRecorder {
 			names = append(names, records.FileLogKey)
 		}
@@ -170,6 +186,12 @@ func TestRemoved(t *testing.T) {
 		}
 		if err != nil {
 			t.Errorf("without %s: %v", path, err)
+			continue
+		}
+		if filepath.Base(path) == site.FileFirstStart || filepath.Base(path) == records.FileNewLog {
+			if exists(filepath.Join(dir, path)) { // nobody can tell that it never ran
+				t.Errorf("%s was made again", path)
+			}
 			continue
 		}
 		for _, id := range ids { // the others are as they were

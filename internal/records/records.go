@@ -18,9 +18,15 @@ import (
 const (
 	// FileLogKey is the log's signing key.
 	FileLogKey = "log.key"
+	// FileNewLog says that the log was never made. The start that makes it
+	// removes the file.
+	FileNewLog = "new-log"
 	// FileSums holds SHA-256 of Summed, as sha256sum(1) writes and checks it.
 	FileSums = "SHA256SUMS"
 )
+
+// NewLog is the content of FileNewLog.
+const NewLog = "The first start of this recorder makes its log and removes this file.\n"
 
 // Summed returns the names of the files that an audit reads and that no
 // signature covers whole, in the order in which FileSums lists them. A key

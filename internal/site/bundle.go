@@ -34,15 +34,22 @@ const (
 	FileDocument = "site.json"     // the site document
 	FilePolicy   = "policy.yaml"   // the policy file
 	FileKeys     = "envelope.keys" // envelope keys; people have none
+
+	// FileFirstStart says that the component never ran. Its first start makes
+	// the state directory and removes the file.
+	FileFirstStart = "first-start"
 )
+
+// FirstStart is the content of FileFirstStart.
+const FirstStart = "The first start of this part makes its state directory and removes this file.\n"
 
 // Settings say where a component's bundle and state are. They stand in every
 // configuration file.
 type Settings struct {
 	// Bundle is the directory that provisioning made.
 	Bundle config.Path `yaml:"bundle"`
-	// State is the directory that the component writes to. Losing it makes
-	// the component forget what it has seen.
+	// State is the directory that the component writes to. Its first start
+	// makes it; without it no other one begins.
 	State config.Path `yaml:"state"`
 	// Evaluation accepts a root marked as made for evaluation. Production
 	// leaves it out.
@@ -148,7 +155,7 @@ func open(s Settings, trust Trust) (*Bundle, error) {
 	if trust.Document.Site != id.Site {
 		return nil, fmt.Errorf("the certificate is of site %q, the site document of %q", id.Site, trust.Document.Site)
 	}
-	if err := os.MkdirAll(string(s.State), 0o700); err != nil {
+	if err := openState(s, id); err != nil {
 		return nil, err
 	}
 	if err := checkDirectory(string(s.State)); err != nil {

@@ -2,6 +2,8 @@ package site_test
 
 import (
 	"bytes"
+	"errors"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -259,6 +261,59 @@ func TestWindows(t *testing.T) {
 	entries, err := os.ReadDir(filepath.Dir(string(s.State)))
 	if err != nil || len(entries) != 2 { // bundle and state
 		t.Errorf("left behind: %v, %v", entries, err)
+	}
+}
+
+// The first start of a machine makes its state directory, and no later one
+// does: what it remembered would be accepted again.
+func TestFirstStart(t *testing.T) {
+	l := layout(t, false)
+	s := settings(t, l, identity("melb", pki.RoleSensor, "web-1"))
+	note := filepath.Join(string(s.Bundle), site.FileFirstStart)
+	open := func() error {
+		_, err := site.Open(s, time.Now())
+		return err
+	}
+	if err := open(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(note); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the note is still there: %v", err)
+	}
+	windows := filepath.Join(string(s.State), "windows")
+	if err := os.WriteFile(windows, []byte("used"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// The deployer's copy of the bundle was copied over the used one.
+	if err := os.WriteFile(note, []byte(site.FirstStart), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := open(); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := os.ReadFile(windows); err != nil || string(b) != "used" {
+		t.Errorf("the windows are now %q, %v", b, err)
+	}
+	if _, err := os.Stat(note); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the note is there again: %v", err)
+	}
+	if err := os.RemoveAll(string(s.State)); err != nil {
+		t.Fatal(err)
+	}
+	if err := open(); err == nil || !strings.Contains(err.Error(), "is gone") || !strings.Contains(err.Error(), string(s.State)) {
+		t.Errorf("without state: %v", err)
+	}
+	if _, err := os.Stat(string(s.State)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("it was made anew: %v", err)
+	}
+	person := settings(t, l, identity("melb", pki.RoleOperator, "ann"))
+	for range 2 {
+		if _, err := site.Open(person, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.RemoveAll(string(person.State)); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

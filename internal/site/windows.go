@@ -11,6 +11,7 @@ import (
 
 	"levee/envelope/replay"
 	"levee/internal/durable"
+	"levee/pki"
 )
 
 // maxSenders bounds the replay windows of one receiver.
@@ -55,6 +56,39 @@ func NewState(dir string) error {
 	// A directory that a power failure takes back would be made anew, with
 	// windows that claim that nothing was ever accepted.
 	return durable.SyncDir(parent)
+}
+
+// openState returns once there is a state directory. A machine's is made by its
+// first start alone: a later one that made it would accept again what the lost
+// one knew, and nobody would notice. A person's tools remember nothing that could
+// be exploited.
+func openState(s Settings, id pki.Identity) error {
+	dir, note := string(s.State), s.file(FileFirstStart)
+	_, err := os.Lstat(dir)
+	_, noted := os.Lstat(note)
+	switch {
+	case err == nil: // a note that came back with a copy of the bundle says nothing
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	case id.Role.Class() == pki.ClassPerson:
+		return os.MkdirAll(dir, 0o700)
+	case noted == nil:
+		if err := NewState(dir); err != nil {
+			return err
+		}
+	case errors.Is(noted, fs.ErrNotExist):
+		return fmt.Errorf("the state directory %s is gone, and %s has run before: put it back; or, to begin without what it remembered, make it anew (mkdir -m 700 %s)",
+			dir, id.Sender(), dir)
+	default:
+		return noted
+	}
+	if noted != nil {
+		return nil
+	}
+	if err := os.Remove(note); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("noting the first start: %w", err)
+	}
+	return durable.SyncDir(string(s.Bundle))
 }
 
 // KeepWindows makes replay windows durable each second, and forgets senders

@@ -11,18 +11,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
-	"os"
-	"path/filepath"
-	"time"
 
-	"levee/internal/config"
 	"levee/internal/daemon"
-	"levee/internal/durable"
 	"levee/internal/provision"
-	"levee/internal/records"
-	"levee/internal/site"
 	"levee/pki"
 	"levee/services/broker"
 	"levee/services/controller/embedded"
@@ -45,71 +37,6 @@ type part struct {
 // order is how the parts need each other: whoever publishes wants a broker,
 // and whoever acts wants a record of it.
 var order = []pki.Role{pki.RoleBroker, pki.RoleRecorder, pki.RoleController, pki.RoleMonitor, pki.RoleSensor}
-
-// Prepare makes what dir lacks for the inventory: bundles, the log, and state
-// directories. It is idempotent, and refuses to replace a state directory or a
-// log that was made once and is gone. It returns the identities of all bundles.
-func Prepare(dir string, inv provision.Inventory, now time.Time, log *slog.Logger) ([]pki.Identity, error) {
-	ids, err := provision.Apply(dir, inv, now)
-	if err != nil {
-		return nil, err
-	}
-	layout := provision.Layout{Dir: dir}
-	for _, id := range ids {
-		if id.Role.Class() != pki.ClassMachine {
-			continue
-		}
-		state := layout.State(id)
-		if err := once(layout, id, "state", state, func() error { return site.NewState(state) }); err != nil {
-			return nil, err
-		}
-		if id.Role != pki.RoleRecorder {
-			continue
-		}
-		files := records.Settings{Settings: site.Settings{State: config.Path(state)}}
-		if err := once(layout, id, "log", files.Log(), func() error { return createLog(layout, id, log) }); err != nil {
-			return nil, err
-		}
-	}
-	return ids, nil
-}
-
-// once makes path for a part that has never run. The note that it was made
-// lies with the deployer: what is gone although it was made once must not be
-// replaced by something empty that nobody asked for. An interrupted making is
-// made again, because its part has not run since.
-func once(layout provision.Layout, id pki.Identity, what, path string, create func() error) error {
-	dir := filepath.Join(layout.Authority(), id.Site, "made")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	note := filepath.Join(dir, string(id.Role)+"-"+id.Name+"-"+what)
-	_, err := os.Lstat(note)
-	switch {
-	case err == nil:
-		if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("the %s of %s was made once and is gone: put %s back, or remove %s to begin without what it remembered",
-				what, id.Sender(), path, note)
-		} else if err != nil {
-			return err
-		}
-		return nil
-	case !errors.Is(err, fs.ErrNotExist):
-		return err
-	}
-	if err := create(); err != nil {
-		return err
-	}
-	return durable.WriteFile(note, []byte(id.Sender()+"\n"), 0o600)
-}
-
-func createLog(layout provision.Layout, id pki.Identity, log *slog.Logger) error {
-	err := recorder.Create(layout.Config(id), log)
-	if errors.Is(err, recorder.ErrCreated) {
-		return nil
-	}
-	return err
-}
 
 // Open opens every part of the identities from its configuration file below
 // dir. log is told which part speaks.

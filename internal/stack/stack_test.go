@@ -2,7 +2,6 @@ package stack
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"io/fs"
 	"log/slog"
@@ -53,139 +52,58 @@ func identity(role pki.Role, name string) pki.Identity {
 
 func prepare(t *testing.T, dir string, inv provision.Inventory) []pki.Identity {
 	t.Helper()
-	ids, err := Prepare(dir, inv, time.Now(), quiet())
+	ids, err := provision.Apply(dir, inv, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
 	return ids
 }
 
-// snapshot is every file with its content, mode and time.
-func snapshot(t *testing.T, dir string) map[string][3]any {
-	t.Helper()
-	all := make(map[string][3]any)
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		info, err := d.Info()
-		if err != nil {
-			return err
-		}
-		b, err := os.ReadFile(path)
-		all[path] = [3]any{sha256.Sum256(b), info.Mode(), info.ModTime()}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return all
-}
-
-func TestPrepareAgain(t *testing.T) {
-	t.Parallel()
-	dir, inv := t.TempDir(), inventory(t)
-	ids := prepare(t, dir, inv)
-	if len(ids) != 6 {
-		t.Errorf("%d identities", len(ids))
-	}
-	before := snapshot(t, dir)
-	for _, id := range ids {
-		_, err := os.Stat(provision.Layout{Dir: dir}.State(id))
-		if made := err == nil; made != (id.Role.Class() == pki.ClassMachine) {
-			t.Errorf("state of %s: %v", id.Sender(), err)
-		}
-	}
-	prepare(t, dir, inv)
-	after := snapshot(t, dir)
-	for path, f := range before {
-		if after[path] != f {
-			t.Errorf("%s changed", path)
-		}
-	}
-	if len(after) != len(before) {
-		t.Errorf("%d files became %d", len(before), len(after))
-	}
-}
-
 // What a part remembered, and what was recorded, is not replaced by something
-// empty because it is gone.
+// empty because it is gone, by provisioning or by a start.
 func TestNothingIsReplaced(t *testing.T) {
 	t.Parallel()
 	dir, inv := t.TempDir(), inventory(t)
 	ids := prepare(t, dir, inv)
 	layout := provision.Layout{Dir: dir}
+	first, err := Open(dir, ids, quiet())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := first.close(); err != nil {
+		t.Fatal(err)
+	}
 	for _, id := range ids {
 		if id.Role.Class() != pki.ClassMachine {
 			continue
 		}
-		gone := []string{layout.State(id)}
-		if id.Role == pki.RoleRecorder {
-			gone = append(gone, filepath.Join(layout.State(id), "log"))
+		path := layout.State(id)
+		if err := os.Rename(path, path+".moved"); err != nil {
+			t.Fatal(err)
 		}
-		for _, path := range gone {
-			if err := os.Rename(path, path+".moved"); err != nil {
-				t.Fatal(err)
-			}
-			_, err := Prepare(dir, inv, time.Now(), quiet())
-			if err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), id.Sender()) {
-				t.Errorf("without %s: %v", path, err)
-			}
-			if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
-				t.Errorf("%s was made anew: %v", path, err)
-			}
-			if err := os.Rename(path+".moved", path); err != nil {
-				t.Fatal(err)
-			}
+		prepare(t, dir, inv)
+		if _, err := Open(dir, ids, quiet()); err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), id.Sender()) {
+			t.Errorf("without %s: %v", path, err)
+		}
+		if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s was made anew: %v", path, err)
+		}
+		if err := os.Rename(path+".moved", path); err != nil {
+			t.Fatal(err)
 		}
 	}
-	prepare(t, dir, inv)
-
-	// Whoever removes the note as well begins anew, knowingly. A log is asked
-	// for even then: its watermark knows of it.
-	sensor := identity(pki.RoleSensor, "web-1")
-	note := filepath.Join(layout.Authority(), "melb", "made", "sensor-web-1-state")
-	if err := errors.Join(os.RemoveAll(layout.State(sensor)), os.Remove(note)); err != nil {
-		t.Fatal(err)
-	}
-	prepare(t, dir, inv)
-	if _, err := os.Stat(layout.State(sensor)); err != nil {
-		t.Error(err)
-	}
+	// Whoever makes the directory begins anew, knowingly. A log is asked for
+	// even then: its watermark knows of it.
 	recorder := identity(pki.RoleRecorder, "rec-1")
-	note = filepath.Join(layout.Authority(), "melb", "made", "recorder-rec-1-log")
-	if err := errors.Join(os.RemoveAll(filepath.Join(layout.State(recorder), "log")), os.Remove(note)); err != nil {
+	if err := errors.Join(os.RemoveAll(layout.State(recorder)), os.Mkdir(layout.State(recorder), 0o700)); err != nil {
 		t.Fatal(err)
 	}
-	prepare(t, dir, inv)
 	s, err := Open(dir, []pki.Identity{recorder}, quiet())
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "a part of the log is lost") {
 		t.Errorf("%v", err)
-	}
-}
-
-// What was interrupted before its note was written is made again.
-func TestOnceAfterAFailure(t *testing.T) {
-	t.Parallel()
-	layout, id := provision.Layout{Dir: t.TempDir()}, identity(pki.RoleSensor, "web-1")
-	failing := errors.New("no space left on device")
-	made, path := 0, filepath.Join(layout.Dir, "state")
-	create := func() error {
-		if made++; made == 1 {
-			return failing
-		}
-		return os.Mkdir(path, 0o700)
-	}
-	if err := once(layout, id, "state", path, create); !errors.Is(err, failing) {
-		t.Errorf("%v", err)
-	}
-	for range 2 {
-		if err := once(layout, id, "state", path, create); err != nil || made != 2 {
-			t.Errorf("%v, made %d times", err, made)
-		}
 	}
 }
 

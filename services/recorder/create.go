@@ -14,22 +14,33 @@ import (
 	"levee/internal/translog/proof"
 )
 
-// ErrCreated says that the log, or something in its place, is there already.
-var ErrCreated = translog.ErrExists
-
-// Create creates the log that a recorder's configuration file names, once. It
-// finishes a creation that was interrupted: before the watermark is whole
-// nothing opens the log, so it never had an entry.
-func Create(file string, log *slog.Logger) error {
-	_, _, c, err := load(file, log)
-	if err != nil {
+// createOnce creates the log if the file note says that it was never made, and
+// removes the note. A log that is there all the same was made by a start that
+// was interrupted, or the note came back with a copy of the bundle: what is
+// there is opened, and judged, like any other.
+func createOnce(note string, c translog.Config) error {
+	if _, err := os.Lstat(note); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
 		return err
 	}
+	if err := create(c); err != nil && !errors.Is(err, translog.ErrExists) {
+		return err
+	}
+	if err := os.Remove(note); err != nil {
+		return fmt.Errorf("noting that the log was made: %w", err)
+	}
+	return durable.SyncDir(filepath.Dir(note))
+}
+
+// create creates a log. It finishes a creation that was interrupted: before the
+// watermark is whole nothing opens the log, so it never had an entry.
+func create(c translog.Config) error {
 	if err := os.MkdirAll(filepath.Dir(c.Watermark), 0o700); err != nil {
 		return err
 	}
-	err = translog.Create(c)
-	if !errors.Is(err, ErrCreated) {
+	err := translog.Create(c)
+	if !errors.Is(err, translog.ErrExists) {
 		return err
 	}
 	torn, unfinished := interrupted(c)
@@ -41,7 +52,7 @@ func Create(file string, log *slog.Logger) error {
 			return fmt.Errorf("removing what an interrupted creation left behind: %w", err)
 		}
 	}
-	log.Warn("the creation of the log was interrupted and begins again", slog.String("log", c.Dir))
+	c.Log.Warn("the creation of the log was interrupted and begins again", slog.String("log", c.Dir))
 	return translog.Create(c)
 }
 

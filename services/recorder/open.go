@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -29,10 +30,14 @@ type Part struct {
 }
 
 // Open reads a recorder's configuration file and everything that it names but
-// the log, which Run opens: checking it takes as long as it is large.
+// the log, which Run opens: checking it takes as long as it is large. It makes
+// the log of a recorder that never had one.
 func Open(file string, log *slog.Logger) (*Part, error) {
 	settings, bundle, transparency, err := load(file, log)
 	if err != nil {
+		return nil, err
+	}
+	if err := createOnce(filepath.Join(string(settings.Bundle), records.FileNewLog), transparency); err != nil {
 		return nil, err
 	}
 	p := &Part{segments: settings.Segments(), transparency: transparency, log: log}

@@ -39,11 +39,20 @@ func provisioned(t *testing.T) (l provision.Layout, id pki.Identity) {
 
 func log(l provision.Layout, id pki.Identity) string { return filepath.Join(l.State(id), "log") }
 
-func create(t *testing.T, l provision.Layout, id pki.Identity) {
+func mustCreate(t *testing.T, l provision.Layout, id pki.Identity) {
 	t.Helper()
-	if err := Create(l.Config(id), quiet()); err != nil {
+	if err := createAt(l, id); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// createAt creates the log that the configuration file names.
+func createAt(l provision.Layout, id pki.Identity) error {
+	_, _, c, err := load(l.Config(id), quiet())
+	if err != nil {
+		return err
+	}
+	return create(c)
 }
 
 // open opens the log that was created.
@@ -60,27 +69,63 @@ func openLog(t *testing.T, l provision.Layout, id pki.Identity) error {
 	return opened.Close(t.Context())
 }
 
-func TestCreate(t *testing.T) {
+// The first start makes the log, and no other one does: not when the log is
+// gone, and not when its note came back with a copy of the bundle.
+func TestTheFirstStartMakesTheLog(t *testing.T) {
 	t.Parallel()
 	l, id := provisioned(t)
-	if p, err := Open(l.Config(id), quiet()); err != nil {
+	note := filepath.Join(l.Bundle(id), records.FileNewLog)
+	text, err := os.ReadFile(note)
+	if err != nil {
 		t.Fatal(err)
-	} else if err := p.Run(t.Context()); err == nil {
-		t.Error("it runs without a log")
 	}
-	if _, err := os.Stat(log(l, id)); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("running made a log: %v", err)
+	open := func() *Part {
+		t.Helper()
+		p, err := Open(l.Config(id), quiet())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
 	}
-	create(t, l, id)
+	if err := open().Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(note); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the note is still there: %v", err)
+	}
 	if err := openLog(t, l, id); err != nil {
 		t.Error(err)
 	}
-	if err := Create(l.Config(id), quiet()); !errors.Is(err, ErrCreated) {
+	if err := createAt(l, id); !errors.Is(err, translog.ErrExists) {
 		t.Errorf("again: %v", err)
 	}
 	for _, dir := range []string{log(l, id), l.State(id), filepath.Dir(l.Watermark(id))} {
 		if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
 			t.Errorf("%s: %v, %v", dir, info.Mode(), err)
+		}
+	}
+	before := snapshot(t, l.Dir)
+	if err := os.WriteFile(note, text, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := open().Close(); err != nil {
+		t.Fatal(err)
+	}
+	if after := snapshot(t, l.Dir); !slices.Equal(before, after) {
+		t.Errorf("the second first start changed %v into %v", before, after)
+	}
+	for _, returned := range []bool{false, true} {
+		remove(t, log(l, id))
+		if returned {
+			if err := os.WriteFile(note, text, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := open().Run(t.Context()); err == nil {
+			t.Error("it runs without a log")
+		}
+		if _, err := os.Stat(log(l, id)); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("it made another log (the note returned: %t): %v", returned, err)
 		}
 	}
 }
@@ -90,7 +135,7 @@ func TestCreate(t *testing.T) {
 func TestCreateInterrupted(t *testing.T) {
 	t.Parallel()
 	l, id := provisioned(t)
-	create(t, l, id)
+	mustCreate(t, l, id)
 	order := []string{filepath.Join(log(l, id), ".state", "version"), filepath.Join(log(l, id), ".state", "treeState"),
 		filepath.Join(log(l, id), "checkpoint"), l.Watermark(id)}
 	var contents [][]byte
@@ -115,7 +160,7 @@ func TestCreateInterrupted(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if err := Create(l.Config(id), quiet()); err != nil {
+			if err := createAt(l, id); err != nil {
 				t.Errorf("after %s with %d bytes: %v", order[last], part, err)
 				continue
 			}
@@ -130,7 +175,7 @@ func TestCreateInterrupted(t *testing.T) {
 func TestCreateRefuses(t *testing.T) {
 	t.Parallel()
 	l, id := provisioned(t)
-	create(t, l, id)
+	mustCreate(t, l, id)
 	_, _, c, err := load(l.Config(id), quiet())
 	if err != nil {
 		t.Fatal(err)
@@ -170,7 +215,7 @@ func TestCreateRefuses(t *testing.T) {
 			}()
 			harm(t)
 			before := snapshot(t, l.Dir)
-			if err := Create(l.Config(id), quiet()); !errors.Is(err, ErrCreated) {
+			if err := createAt(l, id); !errors.Is(err, translog.ErrExists) {
 				t.Errorf("%v", err)
 			}
 			if after := snapshot(t, l.Dir); !slices.Equal(before, after) {
@@ -271,7 +316,7 @@ func edit(t *testing.T, path, old, new string) {
 func TestRun(t *testing.T) {
 	t.Parallel()
 	l, id := provisioned(t)
-	create(t, l, id)
+	mustCreate(t, l, id)
 	for range 2 {
 		p, err := Open(l.Config(id), quiet())
 		if err != nil {
@@ -343,9 +388,9 @@ func TestFilters(t *testing.T) {
 func TestCreateKeepsAForeignWatermark(t *testing.T) {
 	t.Parallel()
 	l, id := provisioned(t)
-	create(t, l, id)
+	mustCreate(t, l, id)
 	put(t, l.Watermark(id))
-	if err := Create(l.Config(id), quiet()); !errors.Is(err, ErrCreated) {
+	if err := createAt(l, id); !errors.Is(err, translog.ErrExists) {
 		t.Errorf("%v", err)
 	}
 	if b, err := os.ReadFile(l.Watermark(id)); err != nil || string(b) != "x" {

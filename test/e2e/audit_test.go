@@ -165,7 +165,7 @@ func (b *bank) changeEachFile(t *testing.T, entries int64) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.changed(t, config, strings.Index(string(text), "watermark: ")+len("watermark: ../../../../waterm"), config)
+	b.changed(t, config, strings.Index(string(text), "watermark: ")+len("watermark: waterm"), config)
 }
 
 // changed changes one byte of a file, audits, and changes it back.

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"levee/internal/watch"
+	"levee/internal/feed"
 	"levee/internal/wire"
 	"levee/pki"
 )
@@ -27,12 +27,12 @@ func TestChain(t *testing.T) {
 	sensor := b.daemon(t, pki.RoleSensor)
 
 	for _, kind := range []wire.Kind{wire.KindCPU, wire.KindRAM, wire.KindNetwork} {
-		line := seen.await(t, 20*time.Second, kind.String(), func(l watch.Line) bool { return l.Kind == kind.String() })
-		if line.Verification != watch.Unconfirmed || line.Sender != "melb/sensor/web-1" {
+		line := seen.await(t, 20*time.Second, kind.String(), func(l feed.Line) bool { return l.Kind == kind.String() })
+		if line.Verification != feed.Unconfirmed || line.Sender != "melb/sensor/web-1" {
 			t.Errorf("%s is shown as %s of %s", line.Kind, line.Verification, line.Sender)
 		}
 	}
-	confirmed := seen.await(t, 20*time.Second, "a confirmation of the sensor's readings", func(l watch.Line) bool {
+	confirmed := seen.await(t, 20*time.Second, "a confirmation of the sensor's readings", func(l feed.Line) bool {
 		return l.Kind == "confirmation" && l.Verification == "confirmed" && l.Sender == "melb/sensor/web-1"
 	})
 	if confirmed.Seen < 3 || confirmed.Missing != 0 {
@@ -50,20 +50,20 @@ func TestChain(t *testing.T) {
 		report <- string(out)
 	}()
 	var alert wire.Alert
-	raised := seen.await(t, 30*time.Second, "an alert about SYNs or connections", func(l watch.Line) bool {
+	raised := seen.await(t, 30*time.Second, "an alert about SYNs or connections", func(l feed.Line) bool {
 		return l.Kind == wire.KindAlert.String() && json.Unmarshal(l.Payload, &alert) == nil && alert.State == wire.StateRaised &&
 			(alert.Alert == wire.AlertSYN || alert.Alert == wire.AlertConnections)
 	})
 	var command wire.Command
-	commanded := seen.await(t, 10*time.Second, "the command that answers it", func(l watch.Line) bool {
+	commanded := seen.await(t, 10*time.Second, "the command that answers it", func(l feed.Line) bool {
 		return l.Kind == wire.KindCommand.String() && json.Unmarshal(l.Payload, &command) == nil && command.Incident == alert.Incident
 	})
 	var status wire.Status
-	answered := seen.await(t, 10*time.Second, "its status", func(l watch.Line) bool {
+	answered := seen.await(t, 10*time.Second, "its status", func(l feed.Line) bool {
 		return l.Kind == wire.KindRateLimiting.String() && json.Unmarshal(l.Payload, &status) == nil && status.ID == command.ID
 	})
-	for _, line := range []watch.Line{raised, commanded, answered} {
-		if line.Verification != watch.Verified {
+	for _, line := range []feed.Line{raised, commanded, answered} {
+		if line.Verification != feed.Verified {
 			t.Errorf("%s of %s is %s", line.Kind, line.Sender, line.Verification)
 		}
 	}
@@ -81,16 +81,16 @@ func TestChain(t *testing.T) {
 	if text := <-report; !strings.Contains(text, "first refusal after") {
 		t.Errorf("the drill reports:\n%s", text)
 	}
-	seen.await(t, 30*time.Second, "the alert's end", func(l watch.Line) bool {
+	seen.await(t, 30*time.Second, "the alert's end", func(l feed.Line) bool {
 		var end wire.Alert
 		return l.Kind == wire.KindAlert.String() && json.Unmarshal(l.Payload, &end) == nil && end.State == wire.StateEnded && end.Incident == alert.Incident
 	})
-	seen.await(t, 90*time.Second, "the limit lapses", func(l watch.Line) bool {
+	seen.await(t, 90*time.Second, "the limit lapses", func(l feed.Line) bool {
 		var end wire.Status
 		return l.Kind == wire.KindRateLimiting.String() && json.Unmarshal(l.Payload, &end) == nil && end.State == wire.StateLapsed
 	})
 	await(t, 10*time.Second, "200 after the time to live", func() bool { return get(b.balancer).code == http.StatusOK })
-	if raisedTwice := seen.matching(func(l watch.Line) bool {
+	if raisedTwice := seen.matching(func(l feed.Line) bool {
 		var again wire.Alert
 		return l.Kind == wire.KindAlert.String() && json.Unmarshal(l.Payload, &again) == nil && again.State == wire.StateRaised && again.Incident == alert.Incident
 	}); len(raisedTwice) != 1 {

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -19,9 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"levee/internal/feed"
 	"levee/internal/provision"
-	"levee/internal/stack"
-	"levee/internal/watch"
 	"levee/pki"
 )
 
@@ -37,7 +35,8 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	build := exec.Command("go", "build", "-o", dir+string(filepath.Separator), "levee/cmd/...")
+	build := exec.Command("go", "build", "-o", dir+string(filepath.Separator),
+		"levee/cmd/levee", "levee/cmd/levee-broker", "levee/cmd/levee-sensor", "levee/cmd/levee-monitor", "levee/cmd/levee-controller", "levee/cmd/levee-recorder")
 	build.Stdout, build.Stderr = os.Stderr, os.Stderr
 	if err := build.Run(); err != nil {
 		fmt.Fprintln(os.Stderr, "building the binaries:", err)
@@ -77,7 +76,7 @@ func newBank(t *testing.T, more ...func(*provision.Inventory)) *bank {
 	for _, add := range more {
 		add(&inv)
 	}
-	ids, err := stack.Prepare(dir, inv, time.Now(), slog.New(slog.DiscardHandler))
+	ids, err := provision.Apply(dir, inv, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -260,7 +259,7 @@ func await(t *testing.T, limit time.Duration, what string, holds func() bool) {
 // lines is what a running `levee watch --json` has shown.
 type lines struct {
 	mu  sync.Mutex
-	all []watch.Line
+	all []feed.Line
 }
 
 // watchAs runs `levee watch --json` as a person and collects what it shows.
@@ -280,7 +279,7 @@ func (b *bank) watchAs(t *testing.T, role pki.Role) *lines {
 	go func() {
 		defer close(done)
 		for s := bufio.NewScanner(pipe); s.Scan(); {
-			var line watch.Line
+			var line feed.Line
 			if json.Unmarshal(s.Bytes(), &line) == nil {
 				l.mu.Lock()
 				l.all = append(l.all, line)
@@ -295,7 +294,7 @@ func (b *bank) watchAs(t *testing.T, role pki.Role) *lines {
 			t.Errorf("levee watch ended with %v", err)
 		}
 		if t.Failed() {
-			for _, line := range l.matching(func(watch.Line) bool { return true }) {
+			for _, line := range l.matching(func(feed.Line) bool { return true }) {
 				t.Logf("watch: %s %s %s %s %s", line.Verification, line.Kind, line.Sender, line.Reason, line.Payload)
 			}
 		}
@@ -303,10 +302,10 @@ func (b *bank) watchAs(t *testing.T, role pki.Role) *lines {
 	return l
 }
 
-func (l *lines) matching(want func(watch.Line) bool) []watch.Line {
+func (l *lines) matching(want func(feed.Line) bool) []feed.Line {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	var found []watch.Line
+	var found []feed.Line
 	for _, line := range l.all {
 		if want(line) {
 			found = append(found, line)
@@ -316,9 +315,9 @@ func (l *lines) matching(want func(watch.Line) bool) []watch.Line {
 }
 
 // await waits for a line.
-func (l *lines) await(t *testing.T, limit time.Duration, what string, want func(watch.Line) bool) watch.Line {
+func (l *lines) await(t *testing.T, limit time.Duration, what string, want func(feed.Line) bool) feed.Line {
 	t.Helper()
-	var found []watch.Line
+	var found []feed.Line
 	await(t, limit, what, func() bool {
 		found = l.matching(want)
 		return len(found) > 0

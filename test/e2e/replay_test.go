@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"levee/envelope"
+	"levee/internal/feed"
 	"levee/internal/provision"
-	"levee/internal/watch"
 	"levee/internal/wire"
 	"levee/pki"
 	"levee/test/rawmqtt"
@@ -204,7 +204,7 @@ func TestReplay(t *testing.T) {
 		a.forge(t, command, "signature", func() []byte { return thief.reseal(t, command.renumbered()) }, controller, recorder)
 		a.forge(t, alert, "signature", func() []byte { return thief.reseal(t, alert.renumbered()) }, recorder)
 		nothing(t)
-		if len(seen.matching(func(l watch.Line) bool { return l.Verification == watch.Refused && l.Reason == "signature" })) == 0 {
+		if len(seen.matching(func(l feed.Line) bool { return l.Verification == feed.Refused && l.Reason == "signature" })) == 0 {
 			t.Error("the operator, who holds no keys, is not told of a bad signature")
 		}
 	})
@@ -237,7 +237,7 @@ func TestReplay(t *testing.T) {
 // verified returns how many messages of a kind `levee watch` has shown as
 // verified.
 func (l *lines) verified(k wire.Kind) int {
-	return len(l.matching(func(line watch.Line) bool { return line.Kind == k.String() && line.Verification == watch.Verified }))
+	return len(l.matching(func(line feed.Line) bool { return line.Kind == k.String() && line.Verification == feed.Verified }))
 }
 
 // shown waits until `levee watch` shows a message that was published now, and
@@ -249,7 +249,7 @@ func (a *arena) shown(t *testing.T, seen *lines) {
 		p := a.fence.party
 		boot, seq := envelope.FormatBoot(p.boot), p.seq
 		for deadline := time.Now().Add(300 * time.Millisecond); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-			if len(seen.matching(func(l watch.Line) bool { return l.Sender == p.id.Sender() && l.Boot == boot && l.Seq == seq })) > 0 {
+			if len(seen.matching(func(l feed.Line) bool { return l.Sender == p.id.Sender() && l.Boot == boot && l.Seq == seq })) > 0 {
 				return true
 			}
 		}
