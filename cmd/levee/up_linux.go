@@ -131,23 +131,6 @@ func up(ctx context.Context, dir string, first provision.Inventory, quiet bool, 
 	})
 }
 
-// ownDir makes the state directory, and refuses one that somebody else could
-// have prepared: whoever owns it owns the authorities in it.
-func ownDir(dir string) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	info, err := os.Stat(dir)
-	if err != nil {
-		return err
-	}
-	owner, ok := info.Sys().(*syscall.Stat_t)
-	if !ok || int(owner.Uid) != os.Geteuid() || info.Mode().Perm()&0o022 != 0 {
-		return fmt.Errorf("%s belongs to somebody else or others may write to it; choose another --dir, or: chmod go-w %s", dir, dir)
-	}
-	return nil
-}
-
 // runWith runs the parts, and beside from when all of them run.
 func runWith(ctx context.Context, parts *stack.Stack, beside func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(ctx)

@@ -93,7 +93,12 @@ func newBank(t *testing.T, more ...func(*provision.Inventory)) *bank {
 // configure edits a part's configuration file.
 func (b *bank) configure(t *testing.T, role pki.Role, old, new string) {
 	t.Helper()
-	path := b.layout.Config(b.ids[role])
+	replace(t, b.layout.Config(b.ids[role]), old, new)
+}
+
+// replace replaces old, which must be there, in a file.
+func replace(t *testing.T, path, old, new string) {
+	t.Helper()
 	text, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -265,7 +270,13 @@ type lines struct {
 // watchAs runs `levee watch --json` as a person and collects what it shows.
 func (b *bank) watchAs(t *testing.T, role pki.Role) *lines {
 	t.Helper()
-	cmd := exec.Command(filepath.Join(bin, "levee"), "watch", "--json", "--bundle", b.layout.Bundle(b.ids[role]))
+	return watchBundle(t, b.layout.Bundle(b.ids[role]))
+}
+
+// watchBundle does it with a person's bundle, wherever it is.
+func watchBundle(t *testing.T, bundle string) *lines {
+	t.Helper()
+	cmd := exec.Command(filepath.Join(bin, "levee"), "watch", "--json", "--bundle", bundle)
 	cmd.Stderr = os.Stderr
 	pipe, err := cmd.StdoutPipe()
 	if err != nil {

@@ -4,6 +4,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"syscall"
 )
@@ -24,4 +25,21 @@ func tryLock(path string) (unlock func(), taken bool, err error) {
 		return nil, false, nil
 	}
 	return nil, false, err
+}
+
+// ownDir makes a directory for authorities, and refuses one that somebody else
+// could have prepared: whoever owns it owns the authorities in it.
+func ownDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	owner, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || int(owner.Uid) != os.Geteuid() || info.Mode().Perm()&0o022 != 0 {
+		return fmt.Errorf("%s belongs to somebody else or others may write to it; choose another directory, or: chmod go-w %s", dir, dir)
+	}
+	return nil
 }

@@ -1,0 +1,16 @@
+package main
+
+import "github.com/spf13/cobra"
+
+func pkiCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "pki",
+		Short: "certificates: who is who",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return incomplete(cmd, "what of the certificates?")
+		},
+	}
+	cmd.AddCommand(initCommand(), applyCommand(), exportCommand())
+	return cmd
+}

@@ -1,0 +1,79 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"levee/internal/export"
+)
+
+func exportCommand() *cobra.Command {
+	var (
+		options export.Options
+		to      string
+		number  int
+		asJSON  bool
+	)
+	cmd := &cobra.Command{
+		Use:   "export",
+		Short: "hand a person's or guest's certificate to another MQTT client",
+		Long: `Write what mosquitto_sub, mosquitto_pub or any other client of MQTT 3.1.1 needs to
+use the certificate of a person or a guest: ca.crt, client.crt, client.key, an
+options file for each broker, and README.txt, which says what to enter and what
+policy lets that identity read and publish.
+
+The new directory holds a private key without a password. Parts of the site
+other than guests are refused: each has one session, and a second client with
+its key would end that.`,
+		Example: "  levee pki export --bundle levee-data/bundles/melb/guest/guest-1 --to mosquitto --out guest-1",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			switch {
+			case options.Bundle == "":
+				return usage(fmt.Errorf("whose? give --bundle the directory of a person's or guest's bundle"))
+			case options.Out == "":
+				return usage(fmt.Errorf("where to? give --out a directory that does not exist yet"))
+			case to != "mosquitto":
+				return usage(fmt.Errorf("--to %q is no client known here; --to mosquitto also writes README.txt for any other", to))
+			}
+			if cmd.Flags().Changed("session") {
+				if number < 0 || number >= export.Sessions {
+					return usage(fmt.Errorf("session %d is not 0 to %d", number, export.Sessions-1))
+				}
+				options.Session = &number
+			}
+			r, err := export.Mosquitto(options, time.Now())
+			if err != nil {
+				return err
+			}
+			return printExport(cmd.OutOrStdout(), r, asJSON)
+		},
+	}
+	cmd.Flags().StringVar(&options.Bundle, "bundle", "", "the `directory` of the bundle to export")
+	cmd.Flags().StringVar(&to, "to", "", "the `client` to export to: mosquitto")
+	cmd.Flags().StringVar(&options.Out, "out", "", "the `directory` to make; it may exist if it is empty")
+	cmd.Flags().IntVar(&number, "session", export.Sessions-1, "which `number` of a person's sessions the client is, 0 to 2; not for guests")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	return cmd
+}
+
+func printExport(out io.Writer, r *export.Result, asJSON bool) error {
+	if asJSON {
+		return json.NewEncoder(out).Encode(r)
+	}
+	_, err := fmt.Fprintf(out, `%s is exported to %s
+  client identifier  %s: one session, a new connection ends an older one
+  certificate until  %s
+  private key        %s, without a password: keep the directory to yourself
+  other clients      %s says what to enter
+
+try it:
+  %s
+`, r.Identity, r.Dir, r.ClientID, r.NotAfter.Format(time.RFC3339), export.FileKey, export.FileReadme, strings.Join(r.Try, "\n  "))
+	return err
+}
