@@ -146,7 +146,13 @@ func (p *process) output() string {
 // start runs a binary until the test ends.
 func start(t *testing.T, name string, args ...string) *process {
 	t.Helper()
-	p := &process{name: name, cmd: exec.Command(filepath.Join(bin, name), args...), done: make(chan error, 1)}
+	return startCommand(t, exec.Command(filepath.Join(bin, name), args...))
+}
+
+// startCommand does it with any command line.
+func startCommand(t *testing.T, cmd *exec.Cmd) *process {
+	t.Helper()
+	p := &process{name: strings.Join(cmd.Args, " "), cmd: cmd, done: make(chan error, 1)}
 	p.cmd.Stdout, p.cmd.Stderr = p, p
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -155,7 +161,7 @@ func start(t *testing.T, name string, args ...string) *process {
 	t.Cleanup(func() {
 		p.stop(t)
 		if t.Failed() {
-			t.Logf("%s %s:\n%s", name, strings.Join(args, " "), tail(p.output(), 6000))
+			t.Logf("%s:\n%s", p.name, tail(p.output(), 6000))
 		}
 	})
 	return p
@@ -276,7 +282,12 @@ func (b *bank) watchAs(t *testing.T, role pki.Role) *lines {
 // watchBundle does it with a person's bundle, wherever it is.
 func watchBundle(t *testing.T, bundle string) *lines {
 	t.Helper()
-	cmd := exec.Command(filepath.Join(bin, "levee"), "watch", "--json", "--bundle", bundle)
+	return watchCommand(t, exec.Command(filepath.Join(bin, "levee"), "watch", "--json", "--bundle", bundle))
+}
+
+// watchCommand does it with any command line of levee watch --json.
+func watchCommand(t *testing.T, cmd *exec.Cmd) *lines {
+	t.Helper()
 	cmd.Stderr = os.Stderr
 	pipe, err := cmd.StdoutPipe()
 	if err != nil {
