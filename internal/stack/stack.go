@@ -17,6 +17,7 @@ import (
 	"levee/internal/provision"
 	"levee/pki"
 	"levee/services/broker"
+	"levee/services/console"
 	"levee/services/controller/embedded"
 	"levee/services/monitor"
 	"levee/services/recorder"
@@ -36,7 +37,7 @@ type part struct {
 
 // order is how the parts need each other: whoever publishes wants a broker,
 // and whoever acts wants a record of it.
-var order = []pki.Role{pki.RoleBroker, pki.RoleRecorder, pki.RoleController, pki.RoleMonitor, pki.RoleSensor}
+var order = []pki.Role{pki.RoleBroker, pki.RoleRecorder, pki.RoleController, pki.RoleMonitor, pki.RoleSensor, pki.RoleConsole}
 
 // Open opens every part of the identities from its configuration file below
 // dir. log is told which part speaks.
@@ -70,6 +71,8 @@ func open(role pki.Role, config string, log *slog.Logger) (daemon.Part, error) {
 		return as(monitor.Open(config, log))
 	case pki.RoleSensor:
 		return as(sensor.Open(config, log))
+	case pki.RoleConsole:
+		return as(console.Open(config, log))
 	default:
 		return nil, fmt.Errorf("no part for role %q", role)
 	}

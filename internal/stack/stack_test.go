@@ -42,6 +42,7 @@ func inventory(t *testing.T) provision.Inventory {
 		Monitors:    []provision.Monitor{{Name: "mon-1"}},
 		Controllers: []provision.Controller{{Name: "lb-1", Pools: []provision.Pool{{Server: "web-1", Listen: freePort(t)}}}},
 		Recorder:    "rec-1",
+		Consoles:    []provision.Console{{Name: "console-1", Listen: freePort(t)}},
 		People:      []provision.Person{{Role: pki.RoleOperator, Name: "ann"}},
 	}}}
 }

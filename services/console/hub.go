@@ -1,0 +1,195 @@
+package console
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"sync"
+	"time"
+
+	"levee/internal/feed"
+	"levee/internal/session"
+)
+
+// Bounds of what browsers are sent.
+const (
+	maxReaders  = 12
+	queueLength = 64              // events that wait for one reader
+	ringLength  = 240             // events that a reader may have missed
+	ringBytes   = 4 << 20         //
+	beatEvery   = 5 * time.Second //
+	flushEvery  = 250 * time.Millisecond
+)
+
+// hub keeps the board and tells every reader of its changes. It is safe for
+// concurrent use.
+type hub struct {
+	mu       sync.Mutex
+	feed     *feed.Feed
+	board    *board
+	id       eventID  // of the newest event
+	ring     [][]byte // of the newest events, the newest last
+	held     int      // bytes in ring
+	snapshot []byte   // of id, if a reader has asked since
+	readers  map[*reader]struct{}
+	stopped  bool
+}
+
+// reader is one stream. Its events are closed when it is let go.
+type reader struct{ events chan []byte }
+
+func newHub(site, name string, now time.Time) *hub {
+	return &hub{feed: feed.New(), board: newBoard(site, name, now), id: eventID{epoch: now.UnixMilli()}, readers: make(map[*reader]struct{})}
+}
+
+// deliver notes a message that passed the session's checks. It returns false
+// for one that does not hold what its topic carries.
+func (h *hub) deliver(d session.Delivery) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	good := true
+	for _, l := range h.feed.Deliver(d) {
+		if l.Kind == feed.KindConfirmation {
+			h.board.confirm(d, l)
+		} else {
+			good = h.board.note(d, l)
+		}
+	}
+	return good
+}
+
+// refuse counts a message that failed a check.
+func (h *hub) refuse(r session.Refusal) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if l, ok := h.feed.Refuse(r); ok {
+		h.board.refusals[l.Reason]++
+	}
+}
+
+// join adds a reader, and queues what it must know first: what it missed, if
+// after says where it stood and that is not long ago, else everything.
+func (h *hub) join(after eventID, now time.Time) (*reader, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.stopped || len(h.readers) >= maxReaders {
+		return nil, false
+	}
+	h.flush(now)
+	r := &reader{events: make(chan []byte, queueLength)}
+	if missed := h.id.seq - after.seq; after.epoch == h.id.epoch && after.seq <= h.id.seq && missed <= uint64(len(h.ring)) && missed < queueLength {
+		for _, event := range h.ring[len(h.ring)-int(missed):] {
+			r.events <- event
+		}
+	} else {
+		if h.snapshot == nil {
+			h.snapshot = encode("snapshot", h.id, h.board.snapshot(now))
+		}
+		r.events <- h.snapshot
+	}
+	r.offer(encode("beat", eventID{}, h.board.beat(now)))
+	h.readers[r] = struct{}{}
+	return r, true
+}
+
+// leave removes a reader.
+func (h *hub) leave(r *reader) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.drop(r)
+}
+
+func (h *hub) drop(r *reader) {
+	if _, reads := h.readers[r]; reads {
+		delete(h.readers, r)
+		close(r.events)
+	}
+}
+
+// offer queues an event unless the reader is behind.
+func (r *reader) offer(event []byte) bool {
+	select {
+	case r.events <- event:
+		return true
+	default:
+		return false
+	}
+}
+
+// tell queues an event for every reader, and lets those go that are behind.
+func (h *hub) tell(event []byte) {
+	for r := range h.readers {
+		if !r.offer(event) {
+			h.drop(r)
+		}
+	}
+}
+
+// flush makes what has changed one event.
+func (h *hub) flush(now time.Time) {
+	changes, ok := h.board.changes(now)
+	if !ok {
+		return
+	}
+	h.id.seq++
+	event := encode("update", h.id, changes)
+	h.snapshot = nil
+	h.ring = append(h.ring, event)
+	h.held += len(event)
+	for len(h.ring) > ringLength || h.held > ringBytes && len(h.ring) > 0 {
+		h.held -= len(h.ring[0])
+		h.ring[0] = nil // the array behind the slice outlives it
+		h.ring = h.ring[1:]
+	}
+	h.tell(event)
+}
+
+// run tells readers of changes and of the time until ctx ends, then lets them
+// all go. online says whether a broker is there.
+func (h *hub) run(ctx context.Context, online func() bool) {
+	tick := time.NewTicker(flushEvery)
+	defer tick.Stop()
+	var beat time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			h.stop()
+			return
+		case now := <-tick.C:
+			h.mu.Lock()
+			h.flush(now)
+			if h.board.link(online(), now) || now.Sub(beat) >= beatEvery {
+				beat = now
+				h.snapshot = nil
+				h.tell(encode("beat", eventID{}, h.board.beat(now)))
+			}
+			h.mu.Unlock()
+		}
+	}
+}
+
+func (h *hub) stop() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.stopped = true
+	for r := range h.readers {
+		h.drop(r)
+	}
+}
+
+// encode returns an event of the stream (WHATWG HTML, section 9.2). Its data is
+// one line: JSON has line breaks in strings only, where they are escaped, and
+// "<", ">" and "&" are escaped too. An event without a place of its own has no
+// id, so that a reader comes back to the one before it.
+func encode(name string, id eventID, data any) []byte {
+	b, err := json.Marshal(data)
+	if err != nil { // board's types hold nothing that JSON cannot say
+		b = []byte("{}")
+	}
+	event := make([]byte, 0, len(b)+64)
+	if id != (eventID{}) {
+		event = fmt.Appendf(event, "id: %s\n", id)
+	}
+	event = fmt.Appendf(event, "event: %s\ndata: ", name)
+	return append(append(event, b...), "\n\n"...)
+}

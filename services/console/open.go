@@ -1,0 +1,107 @@
+package console
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"time"
+
+	"levee/internal/config"
+	"levee/internal/session"
+	"levee/internal/site"
+	"levee/internal/wire"
+	"levee/pki"
+)
+
+// Settings are a console's configuration file.
+type Settings struct {
+	site.Settings `yaml:",inline"`
+	// Listen is the loopback address and port of the page.
+	Listen string `yaml:"listen"`
+}
+
+// Part is a console with its session, as a process runs it.
+type Part struct {
+	page    *page
+	session *session.Session
+}
+
+// Open reads a console's configuration file and everything that it names, and
+// listens. It answers nobody before Run.
+func Open(file string, log *slog.Logger) (*Part, error) {
+	var settings Settings
+	if err := config.Load(file, &settings); err != nil {
+		return nil, err
+	}
+	address, err := loopback(settings.Listen)
+	if err != nil {
+		return nil, err
+	}
+	bundle, err := site.Open(settings.Settings, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	id := bundle.Identity
+	if id.Role != pki.RoleConsole {
+		return nil, fmt.Errorf("opening a console: the bundle is of a %s", id.Role)
+	}
+	hub := newHub(id.Site, id.Name, time.Now())
+	p := new(Part)
+	p.session, err = session.New(session.Config{
+		Bundle:  bundle,
+		Filters: filters(id.Site),
+		Handle: func(d session.Delivery) {
+			if !hub.deliver(d) {
+				p.session.RefuseContent(d)
+			}
+		},
+		Refused: hub.refuse,
+		Log:     log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	listener, err := net.Listen("tcp", address.String())
+	if err != nil {
+		return nil, fmt.Errorf("opening a console: %w", errors.Join(err, p.session.Close()))
+	}
+	p.page = newPage(listener, hub, p.session.Online, log)
+	return p, nil
+}
+
+// filters are what the six views show, the digests that confirm readings, and
+// nothing else that policy would let a console read.
+func filters(site string) []string {
+	shown := []wire.Kind{wire.KindCPU, wire.KindRAM, wire.KindNetwork, wire.KindAlert, wire.KindCommand,
+		wire.KindScaling, wire.KindRateLimiting, wire.KindDigest}
+	var all []string
+	for _, k := range shown {
+		all = append(all, wire.Filter(k, site))
+	}
+	return append(all, "public/#")
+}
+
+// loopback refuses every address that other machines could reach: the page
+// asks nobody who they are.
+func loopback(listen string) (netip.AddrPort, error) {
+	address, err := netip.ParseAddrPort(listen)
+	if err != nil || !address.Addr().IsLoopback() || address.Addr().Is4In6() || address.Addr().Zone() != "" {
+		return address, fmt.Errorf("opening a console: listen %q is not a loopback address and a port, such as 127.0.0.1:8090", listen)
+	}
+	return address, nil
+}
+
+// Address returns where the page is.
+func (p *Part) Address() string { return p.page.listener.Addr().String() }
+
+// Ready is closed when the page answers, whether or not a broker does.
+func (p *Part) Ready() <-chan struct{} { return p.page.ready }
+
+// Close releases what Open opened, for a part that will not run.
+func (p *Part) Close() error { return errors.Join(p.page.listener.Close(), p.session.Close()) }
+
+// Run shows the site until ctx ends. It is called once.
+func (p *Part) Run(ctx context.Context) error { return p.session.Around(ctx, p.page.run) }
