@@ -54,11 +54,26 @@ func (r *Rights) Subscriptions() []string {
 	if r == nil || r.role == nil {
 		return nil
 	}
+	return r.widest(r.role.subscribe)
+}
+
+// Publications returns the widest filters of the topics that may be published
+// on, in the order of the file: what to tell somebody who wants to know. None of
+// them covers another.
+func (r *Rights) Publications() []string {
+	if r == nil || r.role == nil {
+		return nil
+	}
+	return r.widest(r.role.publish)
+}
+
+// widest spells the patterns that no other one covers.
+func (r *Rights) widest(patterns []pattern) []string {
 	var filters []string
-	for i, p := range r.role.subscribe {
+	for i, p := range patterns {
 		levels := r.spell(nil, p)
 		redundant := false
-		for j, other := range r.role.subscribe {
+		for j, other := range patterns {
 			wider := covers(r.spell(nil, other), levels)
 			// Of two that are equal once resolved, the first stays.
 			if j != i && wider && (j < i || !covers(levels, r.spell(nil, other))) {

@@ -257,6 +257,24 @@ func TestSubscriptions(t *testing.T) {
 	}
 }
 
+func TestPublications(t *testing.T) {
+	p := mustParse(t, defaultFile)
+	got := p.Rights(identity("melb", pki.RoleController, "lb-1")).Publications()
+	want := []string{
+		"melb/bank_server/status/scaling/lb-1",
+		"melb/bank_server/status/rate_limiting/lb-1",
+		"melb/bank_server/digests/controller/lb-1",
+		"melb/bank_server/backfill/controller/lb-1",
+		"public/#",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("controller: %q, want %q", got, want)
+	}
+	if got := p.Rights(identity("melb", "ghost", "x")).Publications(); got != nil {
+		t.Errorf("no role: %q", got)
+	}
+}
+
 // Filters that overlap would have an MQTT 3.1.1 broker deliver twice.
 func TestSubscriptionsAreTheWidest(t *testing.T) {
 	text := edit(t, defaultFile, `      - "{site}/bank_server/revocations/+"

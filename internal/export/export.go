@@ -196,19 +196,11 @@ func clientID(id pki.Identity, n int) string {
 	return id.ClientID() + "_" + strconv.Itoa(n)
 }
 
-// publications returns the public filters that the identity may read and of
-// which it may publish on every topic. What is protected is left out, whatever
-// policy says: a foreign client can seal nothing.
+// publications returns the public filters of what the identity may publish.
+// What is protected is left out, whatever policy says: a foreign client can seal
+// nothing.
 func publications(r *policies.Rights) []string {
-	probe := strings.Repeat("z", 32) // granted by a wildcard, or not at all
-	return slices.DeleteFunc(r.Subscriptions(), func(filter string) bool {
-		if !wire.IsPublic(filter) {
-			return true
-		}
-		topic := strings.ReplaceAll(filter, "+", probe)
-		parent, whole := strings.CutSuffix(topic, "/#")
-		return !r.MayPublish(parent) || whole && !r.MayPublish(parent+"/"+probe)
-	})
+	return slices.DeleteFunc(r.Publications(), func(filter string) bool { return !wire.IsPublic(filter) })
 }
 
 // try returns one command line that reads and one that writes, for the
