@@ -21,14 +21,21 @@ import (
 	"levee/internal/feed"
 	"levee/internal/provision"
 	"levee/pki"
+	"levee/test/alone"
 )
 
-// bin is where TestMain puts the binaries.
-var bin string
+// bin is where TestMain puts the binaries, unless the environment says where
+// they are.
+var bin = os.Getenv(binaries)
+
+const binaries = "LEVEE_TEST_BINARIES"
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
+	if bin != "" {
+		return m.Run()
+	}
 	dir, err := os.MkdirTemp("", "levee-e2e-*")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -44,6 +51,12 @@ func run(m *testing.M) int {
 	}
 	bin = dir
 	return m.Run()
+}
+
+// goOn reports whether a test that floods is to go on here; see package alone.
+func goOn(t *testing.T) bool {
+	t.Helper()
+	return alone.Run(t, binaries+"="+bin)
 }
 
 // bank is one site on this machine, provisioned and not running.
