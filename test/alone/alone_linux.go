@@ -1,7 +1,7 @@
 // Package alone runs a test in a network namespace of its own.
 //
-// Sensors count what a whole machine receives, so a test that floods would
-// raise alerts in every other one. The package guarantees that a test which
+// Sensors count what a whole machine receives, in a table named after them, so
+// a test that floods would raise alerts in every other one. The package guarantees that a test which
 // gets a namespace neither disturbs another nor is disturbed; where none can be
 // had, which takes root, the test runs where it is and no other test of its
 // package runs beside it.

@@ -53,7 +53,8 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-// goOn reports whether a test that floods is to go on here; see package alone.
+// goOn reports whether a test that floods, or that runs a sensor, is to go on here;
+// see package alone. Two sensors of one name would take each other's counter away.
 func goOn(t *testing.T) bool {
 	t.Helper()
 	return alone.Run(t, binaries+"="+bin)
