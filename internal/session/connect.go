@@ -21,7 +21,7 @@ import (
 const (
 	keepAlive    = 20 * time.Second
 	firstBackOff = 250 * time.Millisecond
-	lastBackOff  = 30 * time.Second
+	lastBackOff  = 10 * time.Second // the longest wait is below replayAge: it alone loses no reading
 	ackTimeout   = 5 * time.Second
 	drainTimeout = 3 * time.Second
 	grace        = 250 * time.Millisecond // that the library is given to stop, or to say why it did
@@ -33,11 +33,13 @@ var errClosed = errors.New("the connection was closed")
 // backOff spaces attempts to connect.
 type backOff struct{ bound time.Duration }
 
-// after returns how long to wait when a connection, its dialling included, took
-// as long as lasted. Full jitter: after an outage of the broker its clients
-// must not come back all at once.
-func (b *backOff) after(lasted time.Duration) time.Duration {
-	if b.bound == 0 || lasted > lastBackOff {
+// after returns how long to wait after a connection that was up for that long,
+// or 0 if none came about. Full jitter: after an outage of the broker its clients
+// must not come back all at once. A connection that outlasted the next wait
+// begins anew: a broker that dies now and then costs less time than it served,
+// while one that takes us in and drops us at once is not stormed.
+func (b *backOff) after(up time.Duration) time.Duration {
+	if b.bound == 0 || up > b.bound {
 		b.bound = firstBackOff
 	}
 	wait := b.bound/4 + rand.N(b.bound)
@@ -55,13 +57,13 @@ func (s *Session) stayConnected(ctx context.Context) {
 	var pause backOff
 	brokers := s.config.Bundle.Document.Brokers
 	for attempt := 0; ctx.Err() == nil; attempt++ {
-		broker, began := brokers[attempt%len(brokers)], time.Now()
-		err := s.connection(ctx, broker.Address, digest.C)
+		broker := brokers[attempt%len(brokers)]
+		up, err := s.connection(ctx, broker.Address, digest.C)
 		s.online.Store(false)
 		if ctx.Err() != nil {
 			return
 		}
-		wait := pause.after(time.Since(began))
+		wait := pause.after(up)
 		s.config.Log.Warn("not connected", slog.String("broker", broker.Name), slog.Any("error", err),
 			slog.Duration("retry_in", wait.Round(time.Millisecond)))
 		select {
@@ -71,35 +73,34 @@ func (s *Session) stayConnected(ctx context.Context) {
 	}
 }
 
-// connection runs from dial to loss, or until ctx ends and everything is sent.
-// A fresh client each time: what the library would keep and resend by itself is
-// the outbox's business.
-func (s *Session) connection(ctx context.Context, address string, digest <-chan time.Time) error {
+// connection runs from dial to loss, or until ctx ends and everything is sent,
+// and returns how long it was up. A fresh client each time: what the library
+// would keep and resend by itself is the outbox's business.
+func (s *Session) connection(ctx context.Context, address string, digest <-chan time.Time) (up time.Duration, err error) {
 	conn, err := dial(ctx, address, s.tlsConfig())
 	if err != nil {
-		return fmt.Errorf("dialling: %w", err)
+		return 0, fmt.Errorf("dialling: %w", err)
 	}
 	lost := make(chan error, 1)
 	l := &link{conn: conn, client: mqtt.NewClient(s.options(conn, lost)), lost: lost}
 	defer l.close()
 	if _, err := l.do(ctx, l.client.Connect); err != nil {
-		return fmt.Errorf("connecting: %w", err)
+		return 0, fmt.Errorf("connecting: %w", err)
 	}
 	if err := l.subscribe(ctx, s.config.Filters); err != nil {
-		return err
+		return 0, err
 	}
+	began := time.Now()
 	s.online.Store(true)
 	s.once.Do(func() { close(s.ready) })
 	s.config.Log.Info("connected", slog.String("broker", address), slog.String("client", s.clientID),
 		slog.Int("filters", len(s.config.Filters)))
-	if s.outbox == nil {
-		err := l.ended(ctx)
-		if ctx.Err() != nil {
-			l.client.Disconnect(quiesce)
-		}
-		return err
+	if s.outbox != nil {
+		err = s.deliver(ctx, l, digest)
+	} else if err = l.ended(ctx); ctx.Err() != nil {
+		l.client.Disconnect(quiesce)
 	}
-	return s.deliver(ctx, l, digest)
+	return time.Since(began), err
 }
 
 // deliver sends what the outbox holds until the connection ends, or ctx does.

@@ -212,4 +212,10 @@ func TestBackOff(t *testing.T) {
 	if wait := b.after(lastBackOff + 1); wait >= firstBackOff+firstBackOff/4 {
 		t.Errorf("waits %v after a good connection", wait)
 	}
+	for range 3 {
+		b.after(0)
+	}
+	if wait := b.after(16*firstBackOff + 1); wait >= firstBackOff+firstBackOff/4 { // a broker that dies each few seconds
+		t.Errorf("waits %v after a connection that was up for longer", wait)
+	}
 }

@@ -61,6 +61,9 @@ func (p *Part) Close() error { return p.session.Close() }
 func (p *Part) Run(ctx context.Context) (err error) {
 	id := p.bundle.Identity
 	meter, err := measure.Open(ctx, measure.Config{Site: id.Site, Name: id.Name, SYN: p.settings.SYNMethod, Log: p.log})
+	if stopped := context.Cause(ctx); stopped != nil && errors.Is(err, stopped) {
+		return p.session.Close() // asked to stop before it had begun
+	}
 	if err != nil {
 		return errors.Join(err, p.session.Close())
 	}

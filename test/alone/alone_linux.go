@@ -39,7 +39,7 @@ func Run(t *testing.T, env ...string) (here bool) {
 	t.Parallel()
 	args := []string{"-test.run=^" + t.Name() + "$", "-test.v"}
 	for _, arg := range os.Args[1:] {
-		if strings.HasPrefix(arg, "-test.timeout") || strings.HasPrefix(arg, "-test.short") {
+		if !strings.HasPrefix(arg, "-test.") || strings.HasPrefix(arg, "-test.timeout") || strings.HasPrefix(arg, "-test.short") {
 			args = append(args, arg)
 		}
 	}

@@ -78,8 +78,11 @@ func start(ctx context.Context, config Config, methods []opener, halfOpen *level
 	if err := m.choose(methods, config.SYN); err != nil {
 		return nil, err
 	}
-	if err := m.prime(ctx); err != nil {
+	if err := m.prime(ctx, config.SYN); err != nil {
 		return nil, errors.Join(err, m.Close())
+	}
+	if m.counter == nil && m.choice.Exact() {
+		return m, nil // it was lost meanwhile, and that was said
 	}
 	severity := slog.LevelInfo
 	if !m.choice.Exact() {
@@ -117,7 +120,7 @@ func (m *Meter) choose(methods []opener, wanted string) error {
 }
 
 // prime takes the first counters and waits for the baseline.
-func (m *Meter) prime(ctx context.Context) error {
+func (m *Meter) prime(ctx context.Context, wanted string) error {
 	var err error
 	if m.cpu, err = m.readCPU(); err != nil {
 		return err
@@ -126,12 +129,14 @@ func (m *Meter) prime(ctx context.Context) error {
 	if m.tcp, err = m.readNetwork(); err != nil {
 		return err
 	}
+	m.tcpAt = time.Now()
 	if m.counter != nil {
-		if m.counted, err = m.counter.Read(); err != nil {
+		if m.counted, err = m.counter.Read(); err != nil && wanted != Auto {
 			return err
+		} else if err != nil { // another program flushed all rules just now
+			m.lose(m.tcpAt, err)
 		}
 	}
-	m.tcpAt = time.Now()
 	select {
 	case <-ctx.Done():
 		return context.Cause(ctx)
@@ -241,16 +246,21 @@ func (m *Meter) countSYN(before, after tcpCounters, now time.Time) (uint64, stri
 			m.counted = total
 			return n, m.counter.Method()
 		}
-		m.say(now, slog.LevelWarn, "SYN counter lost, its count is an estimate until it is open again", err)
-		if err := m.counter.Close(); err != nil {
-			m.say(now, slog.LevelWarn, "closing the lost SYN counter", err)
-		}
-		m.counter = nil
+		m.lose(now, err)
 	}
 	if m.method.open != nil {
 		m.reopen(now)
 	}
 	return estimate(before, after), wire.SYNEstimate
+}
+
+// lose gives up a counter that cannot be read.
+func (m *Meter) lose(now time.Time, err error) {
+	m.say(now, slog.LevelWarn, "SYN counter lost, its count is an estimate until it is open again", err)
+	if err := m.counter.Close(); err != nil {
+		m.say(now, slog.LevelWarn, "closing the lost SYN counter", err)
+	}
+	m.counter = nil
 }
 
 // reopen opens the lost counter anew, for the readings to come. The usual

@@ -184,7 +184,7 @@ func TestStartRefuses(t *testing.T) {
 		"no proc":           {t.TempDir(), Auto, nil, half(&open)},
 		"no cpu":            {procWith(t, map[string]string{"stat": ""}), Auto, nil, half(&open)},
 		"no level":          {fixtures, Auto, nil, &level{walk: func() (uint64, error) { return 0, errors.New("no") }}},
-		"counter fails":     {fixtures, Auto, []opener{works(&fakeCounter{method: wire.SYNPacket, err: errors.New("no")})}, half(&open)},
+		"counter fails":     {fixtures, wire.SYNPacket, []opener{works(&fakeCounter{method: wire.SYNPacket, err: errors.New("no")})}, half(&open)},
 		"method unknown":    {fixtures, "ebpf", []opener{works(&fakeCounter{method: wire.SYNPacket})}, half(&open)},
 		"method impossible": {fixtures, wire.SYNPacket, []opener{refused(wire.SYNPacket, fs.ErrPermission)}, half(&open)},
 	} {
@@ -193,6 +193,15 @@ func TestStartRefuses(t *testing.T) {
 		if m, err := start(t.Context(), cfg, c.methods, c.half); err == nil {
 			t.Errorf("%s: started, %v", name, m.SYN())
 		}
+	}
+	// One that was not asked for by name is done without until it works.
+	var log bytes.Buffer
+	failing := &fakeCounter{method: wire.SYNPacket, err: errors.New("no")}
+	m, err := start(t.Context(), config(fixtures, &log), []opener{works(failing)}, half(&open))
+	if err != nil || !failing.closed || !strings.Contains(log.String(), "SYN counter lost") || strings.Contains(log.String(), "exact") {
+		t.Errorf("%v\n%s", err, log.String())
+	} else if n, err := m.Network(); err != nil || n.SYNMethod != wire.SYNEstimate {
+		t.Errorf("%+v, %v", n, err)
 	}
 	counter := &fakeCounter{method: wire.SYNPacket}
 	ctx, cancel := context.WithCancel(t.Context())
