@@ -282,25 +282,6 @@ func TestJSONIsInertAndWhole(t *testing.T) {
 	}
 }
 
-func TestJSONMembers(t *testing.T) {
-	d := reading(t, 7)
-	_, objects := shown(t, d)
-	want := feed.Line{Received: received.UnixMilli(), Verification: "unconfirmed", Kind: "metrics/ram", Topic: ramTopic, Sender: "melb/sensor/web-1",
-		Time: received.UnixMilli(), Boot: envelope.FormatBoot(boot), Seq: 7, Payload: d.Payload}
-	if got, _ := json.Marshal(objects[0]); string(got) != mustJSON(t, want) {
-		t.Errorf("%s", got)
-	}
-}
-
-func mustJSON(t *testing.T, v any) string {
-	t.Helper()
-	b, err := json.Marshal(v)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(b)
-}
-
 func TestRefusals(t *testing.T) {
 	for _, asJSON := range []bool{false, true} {
 		var b bytes.Buffer

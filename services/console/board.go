@@ -34,6 +34,7 @@ type board struct {
 	public    public
 	notices   []notice
 	refusals  map[string]uint64
+	lost      uint64
 }
 
 func newBoard(site, name string, now time.Time) *board {
@@ -103,6 +104,7 @@ type beat struct {
 	Since       int64             `json:"since"`
 	Refusals    map[string]uint64 `json:"refusals"`
 	Notices     []notice          `json:"notices"`
+	Lost        uint64            `json:"lost"`         // messages that came faster than they could be checked
 	MoreServers uint64            `json:"more_servers"` // readings of servers that found no place
 	Skipped     uint64            `json:"skipped"`      // readings that came too fast to be shown
 	Unshown     uint64            `json:"unshown"`      // public messages that were left out, in all
@@ -110,7 +112,7 @@ type beat struct {
 
 func (b *board) beat(now time.Time) beat {
 	return beat{Now: now.UnixMilli(), Online: b.online, Since: b.since, Refusals: b.refusals,
-		Notices: b.notices, MoreServers: b.readings.homeless, Skipped: b.readings.skipped, Unshown: b.public.unshown}
+		Notices: b.notices, Lost: b.lost, MoreServers: b.readings.homeless, Skipped: b.readings.skipped, Unshown: b.public.unshown}
 }
 
 // whole is the event that a reader begins with.

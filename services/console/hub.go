@@ -14,12 +14,19 @@ import (
 // Bounds of what browsers are sent.
 const (
 	maxReaders  = 12
-	queueLength = 64              // events that wait for one reader
-	ringLength  = 240             // events that a reader may have missed
-	ringBytes   = 4 << 20         //
-	beatEvery   = 5 * time.Second //
+	queueLength = 64      // events that wait for one reader
+	ringLength  = 240     // events that a reader may have missed,
+	ringBytes   = 4 << 20 // and their bytes
+	beatEvery   = 5 * time.Second
 	flushEvery  = 250 * time.Millisecond
 )
+
+// link is the session, as far as people are told of it.
+type link interface {
+	Online() bool
+	// Losses returns how many received messages found no room to be checked.
+	Losses() (received, sent uint64)
+}
 
 // hub keeps the board and tells every reader of its changes. It is safe for
 // concurrent use.
@@ -145,8 +152,8 @@ func (h *hub) flush(now time.Time) {
 }
 
 // run tells readers of changes and of the time until ctx ends, then lets them
-// all go. online says whether a broker is there.
-func (h *hub) run(ctx context.Context, online func() bool) {
+// all go.
+func (h *hub) run(ctx context.Context, l link) {
 	tick := time.NewTicker(flushEvery)
 	defer tick.Stop()
 	var beat time.Time
@@ -158,7 +165,8 @@ func (h *hub) run(ctx context.Context, online func() bool) {
 		case now := <-tick.C:
 			h.mu.Lock()
 			h.flush(now)
-			if h.board.link(online(), now) || now.Sub(beat) >= beatEvery {
+			h.board.lost, _ = l.Losses()
+			if h.board.link(l.Online(), now) || now.Sub(beat) >= beatEvery {
 				beat = now
 				h.snapshot = nil
 				h.tell(encode("beat", eventID{}, h.board.beat(now)))

@@ -68,7 +68,7 @@ func Open(file string, log *slog.Logger) (*Part, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening a console: %w", errors.Join(err, p.session.Close()))
 	}
-	p.page = newPage(listener, hub, p.session.Online, log)
+	p.page = newPage(listener, hub, p.session, log)
 	return p, nil
 }
 

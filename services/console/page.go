@@ -46,15 +46,15 @@ var types = map[string]string{
 type page struct {
 	listener    net.Listener
 	hub         *hub
-	online      func() bool
+	link        link
 	log         *slog.Logger
 	ready       chan struct{}
 	connections atomic.Int64
 	server      *http.Server
 }
 
-func newPage(listener net.Listener, hub *hub, online func() bool, log *slog.Logger) *page {
-	p := &page{listener: listener, hub: hub, online: online, log: log, ready: make(chan struct{})}
+func newPage(listener net.Listener, hub *hub, l link, log *slog.Logger) *page {
+	p := &page{listener: listener, hub: hub, link: l, log: log, ready: make(chan struct{})}
 	mux := http.NewServeMux()
 	for name, file := range files() {
 		mux.Handle("GET "+name, file)
@@ -140,7 +140,7 @@ func (p *page) run(ctx context.Context) error {
 	})
 	p.log.Info("the page is up", slog.String("url", "http://"+p.listener.Addr().String()+"/"))
 	close(p.ready)
-	p.hub.run(ctx, p.online)
+	p.hub.run(ctx, p.link)
 	stopping, done := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	defer done()
 	if p.server.Shutdown(stopping) != nil {

@@ -37,7 +37,7 @@ export function judge(model, stream, now) {
 // describe tells the open incidents and what is done about them.
 function describe(model, now) {
   const open = model.openIncidents();
-  const active = latest(model.active(now));
+  const active = model.active(now);
   const acts = active.slice(0, 3).map((c) => `${inWords(c.command)} in force on ${c.server === "*" ? "all servers" : c.server}`);
   const ends = active.slice(0, 3).map((c, i) => `${acts[i]}, ends in ${countdown(c.status.until - now)}`);
   const detail = ends.length === 0 ? "" : `${capital(ends.join("; "))}.`;
@@ -45,17 +45,6 @@ function describe(model, now) {
   const what = open.slice(0, 2).map((a) => `${a.alert} on ${a.server}`).join("; ");
   const more = open.length > 2 ? `; and ${open.length - 2} more` : "";
   return { headline: `${plural(open.length, "incident")} open: ${what}${more}`, detail: detail || "Nothing is in force against it.", acting: acts.join(", ") || "nothing in force" };
-}
-
-// latest keeps of each command on a server the one that ends last: a renewal
-// has an end of its own.
-function latest(active) {
-  const kept = new Map();
-  for (const c of active) {
-    const what = `${c.command}/${c.controller}/${c.server}`;
-    if (!(kept.get(what)?.status.until >= c.status.until)) kept.set(what, c);
-  }
-  return [...kept.values()];
 }
 
 const capital = (s) => s.charAt(0).toUpperCase() + s.slice(1);
@@ -111,6 +100,7 @@ export function checks(model) {
   const refused = Object.entries(b.refusals ?? {});
   if (refused.length > 0) said.push(`Refused messages: ${refused.map(([reason, n]) => `${reason.replaceAll("_", " ")} ${n}`).join(", ")}.`);
   for (const n of (b.notices ?? []).slice(-3)) said.push(`${clock(n.received)} digest of ${n.sender} ${n.outcome}, messages ${n.first} to ${n.last}.`);
+  if (b.lost > 0) said.push(`${plural(b.lost, "message")} came faster than they could be checked.`);
   if (b.more_servers > 0) said.push(`${plural(b.more_servers, "reading")} of further servers not shown.`);
   if (b.skipped > 0) said.push(`${plural(b.skipped, "reading")} came too fast and ${b.skipped === 1 ? "is" : "are"} not shown.`);
   if (said.length === 0) said.push("No message has been refused.");

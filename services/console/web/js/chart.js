@@ -11,9 +11,9 @@ const contradicted = 3, disowned = 4;
 // What each kind of chart draws. Network rates and connections differ by
 // orders of magnitude, so each has an axis of its own.
 const kinds = {
-  cpu: { percent: true, lines: [{ scale: "y", colour: "--line-1", area: "--area-1" }] },
-  ram: { percent: true, lines: [{ scale: "y", colour: "--line-1", area: "--area-1" }] },
-  network: { percent: false, lines: [{ scale: "y", colour: "--line-1", area: "--area-1" }, { scale: "z", colour: "--line-2", thin: true }] },
+  cpu: { percent: true, lines: [{ scale: "y", unit: " %", colour: "--line-1", area: "--area-1" }] },
+  ram: { percent: true, lines: [{ scale: "y", unit: " %", colour: "--line-1", area: "--area-1" }] },
+  network: { percent: false, lines: [{ scale: "y", unit: " SYN/s", colour: "--line-1", area: "--area-1" }, { scale: "z", unit: " connections", colour: "--line-2", thin: true }] },
 };
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -105,18 +105,18 @@ export class Chart {
     };
     const series = [{}];
     for (const line of this.kind.lines) {
-      const common = { scale: line.scale, stroke: colour(line.colour), width: line.thin ? 1 : 2, spanGaps: false, points: { show: false } };
+      const common = { scale: line.scale, stroke: colour(line.colour), width: line.thin ? 1.25 : 2, spanGaps: false, points: { show: false } };
       if (line.area) common.fill = colour(line.area);
       series.push({ ...common }, { ...common, dash: [2, 3] });
     }
     const axes = [
       { ...axis, grid, size: 22, space: 50, incrs: [60, 120, 300], values: (u, splits) => splits.map((t) => clock(t * 1000).slice(0, 5)) },
-      { ...axis, grid, scale: "y", size: 40, space: 28, values: (u, splits) => splits.map((v) => short(v)) },
+      { ...axis, grid, scale: "y", size: 40, space: 24, values: (u, splits) => splits.map((v) => short(v)) },
     ];
     const scales = { x: { time: true, range: () => [this.to - span, this.to] }, y: { range: this.kind.percent ? [0, 100] : top("y") } };
     if (this.kind.lines.length > 1) {
       axes[1].stroke = colour("--line-1");
-      axes.push({ ...axis, stroke: colour("--line-2"), grid: { show: false }, scale: "z", side: 1, size: 40, space: 28, values: (u, splits) => splits.map((v) => short(v)) });
+      axes.push({ ...axis, stroke: colour("--line-2"), grid: { show: false }, scale: "z", side: 1, size: 40, space: 24, values: (u, splits) => splits.map((v) => short(v)) });
       scales.z = { range: top("z") };
     }
     return {
@@ -154,6 +154,7 @@ export class Chart {
           ctx.fillStyle = colour("--bad");
           ctx.font = `600 ${10 * ratio}px system-ui, sans-serif`;
           ctx.textBaseline = "top";
+          ctx.textAlign = "left";
           ctx.fillText("▲ incident", left + 4 * ratio, bbox.top + 3 * ratio);
         }
         continue;
@@ -180,9 +181,10 @@ export class Chart {
       ctx.lineTo(bbox.left + bbox.width, y);
       ctx.stroke();
       ctx.fillStyle = colour("--bad");
-      ctx.textBaseline = "bottom";
+      const above = y - bbox.top > 14 * ratio;
+      ctx.textBaseline = above ? "bottom" : "top";
       ctx.textAlign = scale === "y" ? "left" : "right";
-      ctx.fillText(`threshold ${count(limit)}`, scale === "y" ? bbox.left + 4 * ratio : bbox.left + bbox.width - 4 * ratio, y - 2 * ratio);
+      ctx.fillText(`threshold ${count(limit)}${this.kind.lines.find((l) => l.scale === scale)?.unit ?? ""}`, scale === "y" ? bbox.left + 4 * ratio : bbox.left + bbox.width - 4 * ratio, above ? y - 2 * ratio : y + 3 * ratio);
     }
     ctx.restore();
   }

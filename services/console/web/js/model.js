@@ -78,9 +78,16 @@ export class Model {
     return [...this.alerts.values()].filter((a) => !a.ended).reverse();
   }
 
-  // active are the commands in force at a time.
+  // active are the commands in force at a time. A renewal has an end of its
+  // own and stands for what it renews.
   active(now) {
-    return [...this.commands.values()].filter((c) => c.status?.state === "active" && c.status.until > now).reverse();
+    const latest = new Map();
+    for (const c of this.commands.values()) {
+      if (c.status?.state !== "active" || c.status.until <= now) continue;
+      const what = `${c.command}/${c.controller}/${c.server}`;
+      if (!(latest.get(what)?.status.until > c.status.until)) latest.set(what, c);
+    }
+    return [...latest.values()].reverse();
   }
 }
 

@@ -15,7 +15,7 @@ const captions = { cpu: "CPU", ram: "RAM", network: "Network" };
 const values = {
   cpu: (v) => [`${count(v[0])} %`],
   ram: (v) => [`${count(v[0])} %`],
-  network: (v) => [`▰ ${count(v[0])} SYN/s`, `─ ${count(v[1])} connections`],
+  network: (v) => [`${count(v[0])} SYN/s`, `${count(v[1])} connections`],
 };
 
 class Server {
@@ -27,12 +27,13 @@ class Server {
     this.metrics = {};
     const row = el("div", { className: "metrics" });
     for (const [kind, caption] of Object.entries(captions)) {
-      const value = el("span", { className: "value" }), note = el("span", { className: "note" });
+      // The network's two lines have two keys: the filled one and the thin one.
+      const values = kind === "network" ? [el("span", { className: "key filled" }), el("span", { className: "key thin" })] : [el("span")];
+      const value = el("span", { className: "value" }, ...values), note = el("span", { className: "note" });
       const plot = el("div", { className: "plot", "aria-hidden": "true" });
       row.append(el("figure", { className: `metric ${kind}` },
         el("figcaption", {}, el("span", { className: "label" }, caption), value, note), plot));
-      if (kind === "network") value.classList.add("two");
-      const metric = { value, note, plot, hovered: null };
+      const metric = { values, note, plot, hovered: null };
       metric.chart = new Chart(plot, kind, (at, v) => { metric.hovered = at === null || v.some((x) => x == null) ? null : [at, v]; });
       this.metrics[kind] = metric;
     }
@@ -63,18 +64,18 @@ class Server {
   caption(kind, m, points, view) {
     const last = points.at(-1);
     if (last === undefined || last[1] < view.cut) {
-      say(m.value, "–");
+      m.values.forEach((e, i) => say(e, i === 0 ? "–" : ""));
       say(m.note, last === undefined ? "no reading yet" : "hidden");
       state(m.note, "wait");
       return;
     }
     if (m.hovered !== null) {
-      say(m.value, values[kind](m.hovered[1]).join("  "));
+      values[kind](m.hovered[1]).forEach((text, i) => say(m.values[i], text));
       say(m.note, `at ${m.hovered[0]}`);
       return;
     }
     const mark = marks[last[2]] ?? marks[0];
-    say(m.value, values[kind](last.slice(3)).join("  "));
+    values[kind](last.slice(3)).forEach((text, i) => say(m.values[i], text));
     say(m.note, `${age(view.now - last[1])} ago · ${mark.shape} ${mark.word}`);
     state(m.note, mark.state);
   }

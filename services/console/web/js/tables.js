@@ -27,20 +27,21 @@ export function alerts(model, view) {
 }
 
 // stateOf says how far a command has come. Sent never looks like done.
-function stateOf(c, now) {
+function stateOf(c, now, active) {
   const s = c.status;
   if (!s) return c.ends < now ? ["wait", "?", "no answer"] : ["wait", "→", "sent, no answer yet"];
   if (s.status !== "success") return ["bad", "✕", s.state === "refused" ? "refused" : "failed"];
-  if (s.state === "active") return s.until > now ? ["act", "▶", "in force"] : ["past", "●", "over"];
+  if (s.state === "active") return s.until <= now ? ["past", "●", "over"] : active.includes(c) ? ["act", "▶", "in force"] : ["past", "●", "renewed"];
   return ["past", "●", s.state];
 }
 
 export function commands(model, view) {
   const all = [...model.commands.values()].filter((c) => (c.status?.received ?? c.received) >= view.cut).reverse();
+  const active = model.active(view.now);
   empty("no-commands", all, view, "No command has come since the console started.");
   const ends = (c) => (c.status?.state === "active" && c.status.until > view.now ? `in ${countdown(c.status.until - view.now)}` : c.status?.until ? clock(c.status.until) : c.ends ? clock(c.ends) : "–");
-  rows(byId("commands"), all, (c) => c.key, (c) => `${stateOf(c, view.now)}/${ends(c)}/${c.verification}/${c.status?.received}`, (c) => {
-    const [kind, shape, text] = stateOf(c, view.now);
+  rows(byId("commands"), all, (c) => c.key, (c) => `${stateOf(c, view.now, active)}/${ends(c)}/${c.verification}/${c.status?.received}`, (c) => {
+    const [kind, shape, text] = stateOf(c, view.now, active);
     const what = el("td", { className: "text" }, el("b", {}, inWords(c.command)));
     const more = wanted(c.parameters);
     if (more !== "") what.append(` (${more})`);
@@ -49,7 +50,7 @@ export function commands(model, view) {
       cell(`${c.server === "*" ? "all servers" : c.server} of ${c.controller}`), cell(ends(c)),
       cell(c.sender ? c.sender.split("/").slice(1).join(" ") : "not seen"), proof(c.status?.verification ?? c.verification));
   });
-  tally("count-commands", model.active(view.now).length, "in force");
+  tally("count-commands", active.length, "in force");
 }
 
 export function messages(model, view) {

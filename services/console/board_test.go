@@ -1,0 +1,316 @@
+package console
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"levee/envelope"
+	"levee/internal/session"
+	"levee/internal/wire"
+)
+
+// A reading is confirmed by its sender's digest, and by nothing else.
+func TestMarks(t *testing.T) {
+	one, two, three := cpu(t, "web-1", 1, 10, began), cpu(t, "web-1", 2, 20, began.Add(time.Second)), cpu(t, "web-1", 3, 30, began.Add(2*time.Second))
+	forged := cpu(t, "web-1", 2, 99, began.Add(time.Second))
+	at := began.Add(3 * time.Second)
+	first, four := digest(t, "web-1", 3, 1, at, one, two), cpu(t, "web-1", 4, 40, at)
+	unsigned := digest(t, "web-1", 4, 1, at, one, two, three)
+	unsigned.Proof = session.ProofNone
+	for _, test := range []struct {
+		name string
+		in   []session.Delivery
+		want []int // of the points
+		said string
+	}{
+		{"no digest", []session.Delivery{one, two, three}, []int{0, 0, 0}, ""},
+		{"a digest of all", []session.Delivery{one, two, three, digest(t, "web-1", 4, 1, at, one, two, three)}, []int{1, 1, 1}, "confirmed"},
+		{"one invented", []session.Delivery{one, forged, three, digest(t, "web-1", 4, 1, at, one, two, three)}, []int{3, 3, 3}, "contradicted"},
+		{"one not seen", []session.Delivery{one, three, digest(t, "web-1", 4, 1, at, one, two, three)}, []int{2, 2}, "incomplete"},
+		{"a digest of the first two", []session.Delivery{one, two, three, digest(t, "web-1", 4, 1, at, one, two)}, []int{1, 1, 0}, "confirmed"},
+		{"two digests, one after the other", []session.Delivery{one, two, first, four, digest(t, "web-1", 5, 3, at, first, four)}, []int{1, 1, 1}, "confirmed"},
+		{"a digest that begins later", []session.Delivery{one, two, three, digest(t, "web-1", 4, 3, at, three)}, []int{4, 4, 1}, "confirmed"},
+		{"an unsigned digest", []session.Delivery{one, two, three, unsigned}, []int{0, 0, 0}, ""},
+		{"another's digest", []session.Delivery{one, two, three, digest(t, "web-2", 4, 1, at, one, two, three)}, []int{0, 0, 0}, ""},
+	} {
+		h := newHub("melb", "desk-1", began)
+		for _, d := range test.in {
+			if !h.deliver(d) {
+				t.Fatalf("%s: refused", test.name)
+			}
+		}
+		for _, s := range everything(t, h, at).Servers {
+			if s.Name != "web-1" {
+				continue
+			}
+			if got := marksOf(s.Points["cpu"]); fmt.Sprint(got) != fmt.Sprint(test.want) || s.Outcome != test.said {
+				t.Errorf("%s: marks %v, %q; not %v, %q", test.name, got, s.Outcome, test.want, test.said)
+			}
+		}
+		// What a reader is told on the way comes to the same.
+		u := told(t, h, at)
+		got := make(map[uint64]int)
+		for _, r := range u.Readings {
+			if r.Server == "web-1" {
+				got[uint64(r.Point[0])] = int(r.Point[2])
+			}
+		}
+		for _, m := range u.Marks {
+			for n := m.From; n <= m.To; n++ {
+				got[n] = m.Mark
+			}
+		}
+		for i, want := range test.want {
+			if got[uint64(i+1)] != want {
+				t.Errorf("%s: told %v of the points, not %v", test.name, got, test.want)
+			}
+		}
+	}
+}
+
+func marksOf(points [][]float64) (marks []int) {
+	for _, p := range points {
+		marks = append(marks, int(p[2]))
+	}
+	return marks
+}
+
+// A digest of an earlier run of the sensor says nothing of this one.
+func TestDigestOfAnotherBoot(t *testing.T) {
+	h := newHub("melb", "desk-1", began)
+	one := cpu(t, "web-1", 1, 10, began)
+	h.deliver(one)
+	late := cpu(t, "web-1", 1, 11, began)
+	late.Message.Nonce.Boot++
+	h.deliver(late)
+	h.deliver(digest(t, "web-1", 2, 1, began, one))
+	for _, s := range everything(t, h, began).Servers {
+		if got := marksOf(s.Points["cpu"]); got[1] != 0 {
+			t.Errorf("marks %v", got)
+		}
+	}
+}
+
+// What no sensor measures is refused, and shows nowhere.
+func TestContentIsChecked(t *testing.T) {
+	id := wire.NewID()
+	for name, d := range map[string]session.Delivery{
+		"above all":             cpu(t, "web-1", 1, 100.5, began),
+		"below nothing":         cpu(t, "web-1", 1, -1, began),
+		"another's name":        delivery(t, "melb/bank_server/metrics/cpu/web-1", 1, session.ProofNone, &wire.CPU{Server: "web-2", CPUUsage: 1}, began),
+		"no reading":            delivery(t, "melb/bank_server/metrics/ram/web-1", 1, session.ProofNone, map[string]string{"a": "b"}, began),
+		"no interval":           delivery(t, "melb/bank_server/metrics/network/web-1", 1, session.ProofNone, &wire.Network{Server: "web-1"}, began),
+		"more than can be":      delivery(t, "melb/bank_server/metrics/network/web-1", 1, session.ProofNone, &wire.Network{Server: "web-1", Interval: 1, SYNPacketCount: 1 << 60}, began),
+		"an alert of no state":  delivery(t, "melb/bank_server/alerts/m1", 1, session.ProofSignature, &wire.Alert{Incident: id, State: "perhaps"}, began),
+		"a command and more":    delivery(t, "melb/bank_server/control/command/monitor/m1", 1, session.ProofSignature, map[string]any{"id": id, "more": 1}, began),
+		"another's status":      delivery(t, "melb/bank_server/status/scaling/lb-1", 1, session.ProofSignature, &wire.Status{ID: id, Status: "success", State: "active", Controller: "lb-2"}, began),
+		"a status that is none": delivery(t, "melb/bank_server/status/scaling/lb-1", 1, session.ProofSignature, map[string]string{"id": "x"}, began),
+	} {
+		h := newHub("melb", "desk-1", began)
+		if h.deliver(d) {
+			t.Errorf("%s is taken", name)
+		}
+		if got := everything(t, h, began); len(got.Servers)+len(got.Alerts)+len(got.Commands) != 0 {
+			t.Errorf("%s shows: %+v", name, got)
+		}
+	}
+}
+
+func TestIncident(t *testing.T) {
+	h := newHub("melb", "desk-1", began)
+	a := wire.Alert{Alert: wire.AlertSYN, State: wire.StateRaised, Incident: wire.NewID(), Server: "web-1", Metric: "syn_packet_count", Value: 900, Threshold: 700, Window: 5}
+	topic := "melb/bank_server/alerts/m1"
+	h.deliver(delivery(t, topic, 1, session.ProofSignature, &a, began))
+	got := told(t, h, began).Alerts
+	if len(got) != 1 || got[0].Ended != 0 || got[0].Raised != began.UnixMilli() || got[0].Value != 900 || got[0].Verification != "verified" || got[0].Monitor != "m1" {
+		t.Errorf("raised: %+v", got)
+	}
+	end := a
+	end.State, end.Value = wire.StateEnded, 3
+	h.deliver(delivery(t, topic, 2, session.ProofSignature, &end, began.Add(time.Minute)))
+	got = told(t, h, began).Alerts
+	if len(got) != 1 || got[0].Ended != began.Add(time.Minute).UnixMilli() || got[0].Raised != began.UnixMilli() || got[0].Value != 900 {
+		t.Errorf("ended: %+v", got)
+	}
+	// Another monitor's word about the same incident is its own.
+	h.deliver(delivery(t, "melb/bank_server/alerts/m2", 1, session.ProofSignature, &a, began))
+	if got := everything(t, h, began).Alerts; len(got) != 2 {
+		t.Errorf("two monitors: %+v", got)
+	}
+}
+
+func TestCommandAndStatus(t *testing.T) {
+	h := newHub("melb", "desk-1", began)
+	c := wire.Command{ID: wire.NewID(), Command: wire.EnableRateLimiting, Controller: "lb-1", Server: "web-1", Issued: began.UnixMilli(), TTL: 30,
+		Parameters: wire.Parameters{RatePerSecond: 5, Burst: 10}, Incident: wire.NewID(), Sensors: []string{"web-1"}}
+	topic := "melb/bank_server/control/command/monitor/m1"
+	h.deliver(delivery(t, topic, 1, session.ProofSignature, &c, began))
+	got := told(t, h, began).Commands
+	if len(got) != 1 || got[0].Status != nil || got[0].Ends != began.Add(30*time.Second).UnixMilli() || got[0].Sender != "melb/monitor/m1" || got[0].Parameters.Burst != 10 {
+		t.Errorf("sent: %+v", got)
+	}
+	h.deliver(delivery(t, topic, 2, session.ProofSignature, &c, began.Add(time.Second)))
+	if got := told(t, h, began).Commands; got != nil {
+		t.Errorf("a repetition: %+v", got)
+	}
+	s := wire.Status{ID: c.ID, Command: c.Command, Status: wire.StatusSuccess, State: wire.StateActive, Controller: "lb-1", Server: "web-1", Until: 5}
+	foreign := s
+	foreign.Controller = "lb-2"
+	h.deliver(delivery(t, "melb/bank_server/status/rate_limiting/lb-2", 1, session.ProofSignature, &foreign, began))
+	h.deliver(delivery(t, "melb/bank_server/status/rate_limiting/lb-1", 1, session.ProofSignature, &s, began))
+	for _, row := range told(t, h, began).Commands {
+		if row.Status == nil || row.Status.State != wire.StateActive || (row.Controller == "lb-1") != (row.Sender != "") {
+			t.Errorf("answered: %+v", row)
+		}
+	}
+	if n := len(everything(t, h, began).Commands); n != 2 {
+		t.Errorf("%d rows: another controller answers for the one that was asked", n)
+	}
+}
+
+// Whatever a captured broker invents, what the board holds is bounded, and
+// what stands on a signature is not crowded out.
+func TestFloodOfServers(t *testing.T) {
+	h := newHub("melb", "desk-1", began)
+	real := cpu(t, "web-1", 1, 10, began)
+	h.deliver(real)
+	h.deliver(digest(t, "web-1", 2, 1, began, real))
+	for i := range 2000 {
+		at := began.Add(time.Duration(i) * 100 * time.Millisecond)
+		if !h.deliver(cpu(t, fmt.Sprintf("x-%d", i), 1, 10, at)) {
+			t.Fatal("refused")
+		}
+		if i%100 == 0 {
+			told(t, h, at)
+		}
+	}
+	servers := everything(t, h, began).Servers
+	if len(servers) != maxServers {
+		t.Errorf("%d servers", len(servers))
+	}
+	if h.board.readings.servers["web-1"] == nil {
+		t.Error("the one that a digest vouches for has lost its place")
+	}
+	// One that comes late finds none, until a digest vouches for it.
+	at := began.Add(200 * time.Second)
+	late := cpu(t, "web-9", 1, 10, at)
+	h.deliver(late)
+	if h.board.readings.homeless < 1000 {
+		t.Error("nobody counts who finds no place")
+	}
+	h.deliver(digest(t, "web-8", 2, 1, at, late))
+	if h.board.readings.servers["web-8"] != nil {
+		t.Error("a digest over messages that nobody saw made room")
+	}
+	h.deliver(digest(t, "web-9", 2, 1, at, late))
+	if h.board.readings.servers["web-9"] == nil {
+		t.Error("a server that a digest vouches for finds no place")
+	}
+}
+
+func TestFloodOfReadings(t *testing.T) {
+	h := newHub("melb", "desk-1", began)
+	for i := range uint64(20_000) {
+		h.deliver(cpu(t, "web-1", i+1, 1, began.Add(time.Duration(i)*time.Millisecond)))
+	}
+	if n := len(everything(t, h, began).Servers[0].Points["cpu"]); n > maxPoints {
+		t.Errorf("%d points", n)
+	}
+	if h.board.readings.skipped < 19_000 {
+		t.Errorf("%d readings were left out", h.board.readings.skipped)
+	}
+	if n := len(told(t, h, began).Readings); n > readingBurst+20*readingRate {
+		t.Errorf("an event of %d readings", n)
+	}
+}
+
+// Points stand in the order of their times, in whichever they came: a sender
+// repeats its last ones after an outage.
+func TestPointsInOrder(t *testing.T) {
+	h := newHub("melb", "desk-1", began)
+	for i, second := range []int{1, 2, 5, 3, 4, 4} {
+		d := cpu(t, "web-1", uint64(i+1), 1, began.Add(time.Duration(second)*time.Second))
+		d.Received = began.Add(6 * time.Second)
+		h.deliver(d)
+	}
+	last := -1.0
+	for _, p := range everything(t, h, began).Servers[0].Points["cpu"] {
+		if p[1] < last {
+			t.Errorf("%v after %v", p[1], last)
+		}
+		last = p[1]
+	}
+	// A sensor whose clock is ahead has no points in the future.
+	ahead := cpu(t, "web-2", 1, 1, began)
+	ahead.Message.Time += 25_000
+	h.deliver(ahead)
+	for _, s := range everything(t, h, began).Servers {
+		if s.Name == "web-2" && s.Points["cpu"][0][1] > float64(began.UnixMilli()) {
+			t.Error("a point in the future")
+		}
+	}
+}
+
+func TestFloodOfAlertsAndCommands(t *testing.T) {
+	h := newHub("melb", "desk-1", began)
+	long := strings.Repeat("x", 3000)
+	for i := range uint64(2000) {
+		h.deliver(delivery(t, "melb/bank_server/alerts/m1", i+1, session.ProofSignature,
+			&wire.Alert{Alert: long, State: wire.StateRaised, Incident: wire.NewID(), Server: long, Metric: long}, began))
+		h.deliver(delivery(t, "melb/bank_server/control/command/monitor/m1", i+1, session.ProofSignature,
+			&wire.Command{ID: wire.NewID(), Command: long, Controller: long, Server: long, Issued: 1 << 62, TTL: 1 << 62}, began))
+		h.deliver(delivery(t, "melb/bank_server/status/scaling/lb-1", i+1, session.ProofSignature,
+			&wire.Status{ID: wire.NewID(), Controller: "lb-1", Command: long, Status: long, State: long, Reason: long}, began))
+	}
+	got := everything(t, h, began)
+	if len(got.Alerts) != maxIncidents || len(got.Commands) != maxCommands {
+		t.Errorf("%d alerts, %d commands", len(got.Alerts), len(got.Commands))
+	}
+	b, err := json.Marshal(got)
+	if err != nil || len(b) > (maxIncidents+maxCommands)*2000 {
+		t.Errorf("%d bytes, %v", len(b), err)
+	}
+	if u := told(t, h, began); len(u.Alerts) != maxIncidents || len(u.Commands) != maxCommands {
+		t.Errorf("told of %d alerts, %d commands", len(u.Alerts), len(u.Commands))
+	}
+}
+
+// Public messages are few in any second, and the rest is counted.
+func TestFloodOfPublicMessages(t *testing.T) {
+	h := newHub("melb", "desk-1", began)
+	long := strings.Repeat("€", 1300)
+	for i := range 10_000 {
+		h.deliver(guestSays(t, "public/noise", long, began.Add(time.Duration(i)*time.Millisecond)))
+	}
+	got := told(t, h, began)
+	if n := len(got.Public); n > publicBurst+10*publicRate || n < publicBurst {
+		t.Errorf("%d messages in 10 s", n)
+	}
+	if got.Unshown+uint64(len(got.Public)) != 10_000 {
+		t.Errorf("%d shown, %d counted", len(got.Public), got.Unshown)
+	}
+	if m := got.Public[0]; len(m.Text) > maxText+3 || m.Bytes != 3900 || !strings.HasSuffix(m.Text, "€…") {
+		t.Errorf("%d bytes of %d: %q", len(m.Text), m.Bytes, m.Text)
+	}
+	for i := range 10_000 {
+		h.deliver(guestSays(t, "public/noise", "x", began.Add(time.Duration(i)*time.Second)))
+	}
+	if n := len(everything(t, h, began).Public); n != maxPublic {
+		t.Errorf("%d messages are held", n)
+	}
+}
+
+// Digests that no honest sender signs are kept in sight, the newest of them.
+func TestNotices(t *testing.T) {
+	h := newHub("melb", "desk-1", began)
+	for i := range uint64(100) {
+		h.deliver(delivery(t, "melb/bank_server/digests/monitor/m1", i+1, session.ProofSignature, &wire.Digest{Boot: envelope.FormatBoot(boot), First: 3, Last: 1, Dropped: []wire.Drop{}}, began))
+	}
+	b := h.board.beat(began)
+	if len(b.Notices) != maxNotices || b.Notices[0].Outcome != "malformed" || b.Notices[0].Sender != "melb/monitor/m1" {
+		t.Errorf("%d notices: %+v", len(b.Notices), b.Notices[0])
+	}
+}
