@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,12 +10,14 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"levee/internal/config"
+	"levee/internal/durable"
 	"levee/internal/provision"
 	"levee/pki"
 )
@@ -96,10 +99,16 @@ type appliedBundle struct {
 	Identity string    `json:"identity"` // site/role/name
 	Made     bool      `json:"made"`     // by this run
 	Expires  time.Time `json:"expires"`
-	Bundle   string    `json:"bundle"` // directory
-	Carry    bool      `json:"carry"`  // it was made before, and has a new site document
-	Edited   bool      `json:"edited"` // its configuration file is not what the inventory says
+	Bundle   string    `json:"bundle"`           // directory
+	Carry    bool      `json:"carry"`            // it is new, or changed since it was last told of
+	Edited   bool      `json:"edited,omitempty"` // its configuration file is not what the inventory says
+	Orphan   bool      `json:"orphan,omitempty"` // the inventory does not name it
 }
+
+// fileTold notes of each bundle which content the deployer was told to carry:
+// a run that was interrupted, or whose output went nowhere, is made good by the
+// next one.
+const fileTold = "told.json"
 
 func apply(stdout io.Writer, inv provision.Inventory, out string, asJSON bool, now time.Time) error {
 	if err := inv.Check(); err != nil { // before there is a directory
@@ -116,6 +125,14 @@ func apply(stdout io.Writer, inv provision.Inventory, out string, asJSON bool, n
 		return fmt.Errorf("%s is in use by another levee", out)
 	}
 	defer unlock()
+	told := make(map[string]string)
+	text, err := durable.ReadFile(filepath.Join(out, fileTold), 64<<20)
+	if err == nil {
+		err = json.Unmarshal(text, &told)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("reading what was told of earlier: %w; remove %s to be told of everything", err, filepath.Join(out, fileTold))
+	}
 	before, err := provision.Survey(out, inv)
 	if err != nil {
 		return err
@@ -127,56 +144,87 @@ func apply(stdout io.Writer, inv provision.Inventory, out string, asJSON bool, n
 	if err != nil {
 		return err
 	}
-	result := applied{Out: out}
+	orphans, err := provision.Orphans(out, inv)
+	if err != nil {
+		return err
+	}
+	result, news := applied{Out: out}, make(map[string]string)
 	for _, is := range after {
-		b := appliedBundle{Identity: is.Identity.Sender(), Made: true, Expires: is.NotAfter.UTC(), Bundle: is.Dir, Edited: is.Edited}
-		if i := slices.IndexFunc(before, func(b provision.Issued) bool { return b.Identity == is.Identity }); i >= 0 {
-			b.Made, b.Carry = false, before[i].Document != is.Document
-		}
-		result.Bundles = append(result.Bundles, b)
+		sender := is.Identity.Sender()
+		made := !slices.ContainsFunc(before, func(b provision.Issued) bool { return b.Identity == is.Identity })
+		result.Bundles = append(result.Bundles, appliedBundle{Identity: sender, Made: made, Expires: is.NotAfter.UTC(), Bundle: is.Dir,
+			Carry: told[sender] != is.Content, Edited: is.Edited})
+		news[sender] = is.Content
+	}
+	for _, is := range orphans {
+		result.Bundles = append(result.Bundles, appliedBundle{Identity: is.Identity.Sender(), Expires: is.NotAfter.UTC(), Bundle: is.Dir, Orphan: true})
 	}
 	if asJSON {
-		return json.NewEncoder(stdout).Encode(result)
+		err = json.NewEncoder(stdout).Encode(result)
+	} else {
+		err = result.print(stdout, inv, now)
 	}
-	return result.print(stdout, inv, now)
+	if err != nil {
+		return fmt.Errorf("writing: %w", err)
+	}
+	if text, err = json.Marshal(news); err != nil {
+		return err
+	}
+	return durable.WriteFile(filepath.Join(out, fileTold), text, 0o600)
+}
+
+// notes says what is to be done with a bundle.
+func (b appliedBundle) notes(now time.Time) string {
+	var all []string
+	switch {
+	case b.Orphan:
+		all = append(all, "not in the inventory: it stays valid until then, nothing revokes it yet")
+	case b.Made:
+		all = append(all, "new")
+	case b.Carry:
+		all = append(all, "changed: carry it again, and start its part again")
+	}
+	if b.Edited {
+		all = append(all, "its configuration file is not what the inventory says")
+	}
+	if !b.Expires.After(now) {
+		all = append(all, "EXPIRED: remove its tls.key and tls.pem and run this again")
+	}
+	return strings.Join(all, "; ")
 }
 
 func (a applied) print(stdout io.Writer, inv provision.Inventory, now time.Time) error {
-	made, edited := 0, 0
-	w := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
+	made, carry, edited := 0, 0, 0
+	var text bytes.Buffer
+	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "IDENTITY\tBUNDLE\tEXPIRES\t")
 	for _, b := range a.Bundles {
-		note := ""
-		if b.Made {
+		switch {
+		case b.Made:
 			made++
-			note = "new"
-		}
-		if b.Carry {
-			note = "site.json is new: carry it, and start the part again"
+		case b.Carry:
+			carry++
 		}
 		if b.Edited {
 			edited++
-			note = "its configuration file is not what the inventory says"
 		}
-		if !b.Expires.After(now) {
-			note = "EXPIRED: remove its tls.key and tls.pem and run this again"
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", b.Identity, b.Bundle, b.Expires.Format(time.DateOnly), note)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", b.Identity, b.Bundle, b.Expires.Format(time.DateOnly), b.notes(now))
 	}
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(stdout, "\n%d bundles, %d of them new.", len(a.Bundles), made)
+	fmt.Fprintf(&text, "\n%d bundles, %d of them new, %d changed.", len(a.Bundles), made, carry)
 	if edited > 0 {
-		fmt.Fprintf(stdout, " A configuration file is written once: remove one to have it written anew.")
+		fmt.Fprintf(&text, " A configuration file is written once: remove one to have it written anew.")
 	}
-	fmt.Fprintf(stdout, `
+	fmt.Fprintf(&text, `
 Carry each bundle to where it is needed, then start its part there:
   levee-%[1]s --config BUNDLE/levee-%[1]s.yaml
 %[2]s holds the keys of every authority, unsealed: it belongs on a machine that runs no part.
 `, pki.RoleBroker, filepath.Join(a.Out, "authority"))
 	if inv.Evaluation {
-		fmt.Fprintln(stdout, "The root was made for evaluation: it lasts seven days, and production refuses it.")
+		fmt.Fprintln(&text, "The root was made for evaluation: it lasts seven days, and production refuses it.")
 	}
+	_, err := stdout.Write(text.Bytes())
 	return err
 }

@@ -20,7 +20,7 @@ import (
 
 const (
 	maxText  = 400 // bytes of a message that are shown
-	interval = time.Second
+	interval = 5 * time.Second
 	burst    = 10
 )
 

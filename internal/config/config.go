@@ -12,11 +12,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"reflect"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"levee/internal/durable"
 )
 
 // maxFile bounds a configuration file in bytes.
@@ -28,20 +30,12 @@ type Path string
 
 // Load reads the YAML file at path into settings, a pointer to a struct.
 func Load(path string, settings any) error {
-	f, err := os.Open(path)
+	b, err := durable.ReadFile(path, maxFile)
 	if err != nil {
 		return fmt.Errorf("reading configuration: %w", err)
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err != nil {
-		return fmt.Errorf("reading configuration: %w", err)
-	}
-	if len(b) > maxFile {
-		return fmt.Errorf("reading configuration %s: larger than %d bytes", path, maxFile)
 	}
 	if err := decode(b, settings); err != nil {
-		return fmt.Errorf("reading configuration %s: %w", path, err)
+		return fmt.Errorf("reading configuration %s: %s", path, inert(err.Error()))
 	}
 	absolute, err := filepath.Abs(path)
 	if err != nil {
@@ -49,6 +43,17 @@ func Load(path string, settings any) error {
 	}
 	resolve(reflect.ValueOf(settings).Elem(), filepath.Dir(absolute))
 	return nil
+}
+
+// inert returns an error's text without what could steer a terminal: the decoder
+// quotes the file as it is.
+func inert(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' && r != '\n' || r > '~' {
+			return '\uFFFD'
+		}
+		return r
+	}, s)
 }
 
 func decode(b []byte, settings any) error {

@@ -3,7 +3,7 @@
 //
 // It guarantees that a part stops by its context and not by the process: on
 // SIGINT or SIGTERM the context ends, and the part drains; a second signal
-// kills. It does not know any part.
+// kills. A log that nobody reads stops no part. It does not know any part.
 package daemon
 
 import (
@@ -52,7 +52,10 @@ func Main[P Part](name string, args []string, stderr *os.File, open func(configF
 		fmt.Fprintf(stderr, "usage: %s --config FILE [--check]\n", name)
 		return ExitUsage
 	}
-	log := NewLog(stderr, slog.LevelInfo)
+	written := newLines(stderr, NewLog(stderr, slog.LevelInfo))
+	go written.run()
+	defer written.finish()
+	log := newLog(stderr, written, slog.LevelInfo)
 	part, err := open(*config, log)
 	if err != nil {
 		log.Error("not started", slog.Any("error", err))
@@ -88,8 +91,11 @@ func Signals(parent context.Context) (context.Context, context.CancelFunc) {
 
 // NewLog returns a logger for people on a terminal, and of JSON lines for
 // everything else.
-func NewLog(w *os.File, level slog.Level) *slog.Logger {
-	if term.IsTerminal(int(w.Fd())) {
+func NewLog(w *os.File, level slog.Level) *slog.Logger { return newLog(w, w, level) }
+
+// newLog writes to w what is meant for f.
+func newLog(f *os.File, w io.Writer, level slog.Level) *slog.Logger {
+	if term.IsTerminal(int(f.Fd())) {
 		return newText(w, level)
 	}
 	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level}))

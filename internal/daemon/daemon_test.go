@@ -143,6 +143,82 @@ func TestMissingConfiguration(t *testing.T) {
 	}
 }
 
+// A log that nobody reads holds up neither the part nor its end, and what was
+// lost is told once somebody does.
+func TestALogThatHangs(t *testing.T) {
+	ours, theirs, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ours.Close()
+	const written = 20_000 // far more than the pipe and the queue hold
+	logged, read := make(chan struct{}), make(chan struct{})
+	ended := make(chan int, 1)
+	go func() {
+		ended <- daemon.Main("levee-test", []string{"--config", "f"}, theirs, func(_ string, log *slog.Logger) (*part, error) {
+			return &part{run: func(context.Context) error {
+				for i := range written {
+					log.Info("a line", slog.Int("number", i), slog.String("text", strings.Repeat("x", 100)))
+				}
+				close(logged)
+				<-read
+				return nil
+			}}, nil
+		})
+		theirs.Close()
+	}()
+	select {
+	case <-logged:
+	case <-time.After(time.Minute):
+		t.Fatal("the part waits for its log")
+	}
+	var lines, lost int
+	scanner := bufio.NewScanner(ours)
+	for scanner.Scan() {
+		var line struct {
+			Msg  string
+			Lost int
+		}
+		if err := json.Unmarshal(scanner.Bytes(), &line); err != nil {
+			t.Fatalf("%q: %v", scanner.Text(), err)
+		}
+		if line.Msg == "a line" {
+			lines++
+		}
+		if line.Lost > 0 && lost == 0 {
+			close(read)
+		}
+		lost += line.Lost
+	}
+	if lines+lost != written || lost == 0 {
+		t.Errorf("%d lines and %d lost of %d", lines, lost, written)
+	}
+	if code := <-ended; code != daemon.ExitOK {
+		t.Errorf("code %d", code)
+	}
+	// And one that is never read.
+	stuck, theirs, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stuck.Close()
+	go func() {
+		ended <- daemon.Main("levee-test", []string{"--config", "f"}, theirs, func(_ string, log *slog.Logger) (*part, error) {
+			return &part{run: func(context.Context) error {
+				for i := range written {
+					log.Info("a line", slog.Int("number", i), slog.String("text", strings.Repeat("x", 100)))
+				}
+				return nil
+			}}, nil
+		})
+	}()
+	select {
+	case <-ended:
+	case <-time.After(time.Minute):
+		t.Error("the end waits for the log")
+	}
+}
+
 // The first signal ends the context and no more; a second one kills.
 func TestSignals(t *testing.T) {
 	for name, test := range map[string]struct {

@@ -1,18 +1,22 @@
 package provision
 
 import (
+	"bytes"
+	"context"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"levee/internal/config"
 	"levee/internal/daemon"
 	"levee/internal/site"
 	"levee/pki"
 	"levee/services/broker"
+	"levee/services/console"
 	"levee/services/controller/embedded"
 	"levee/services/monitor"
 	"levee/services/recorder"
@@ -31,6 +35,8 @@ func open(role pki.Role, file string) (daemon.Part, error) {
 		return monitor.Open(file, log)
 	case pki.RoleController:
 		return embedded.Open(file, log)
+	case pki.RoleConsole:
+		return console.Open(file, log)
 	default:
 		return recorder.Open(file, log)
 	}
@@ -56,6 +62,7 @@ func TestConfigurationsLoad(t *testing.T) {
 	s.Sensors = []Sensor{{Name: "null"}, {Name: "true"}, {Name: "1e3"}, {Name: "0x10"}}
 	s.Controllers = []Controller{{Name: "no", Pools: []Pool{{Server: "null", Listen: pool}, {Server: "true", Listen: freePort(t)}}}, {Name: "lb-2", Pools: []Pool{{Server: "1e3", Listen: freePort(t)}}}}
 	s.Monitors = []Monitor{{Name: "mon-1"}, {Name: "007", Act: true}}
+	s.Consoles, s.Guests = []Console{{Name: "on", Listen: freePort(t)}}, []Guest{{Name: "off"}}
 	t.Chdir(t.TempDir())
 	ids := mustApply(t, "before", inv)
 	if err := os.Rename("before", "after"); err != nil {
@@ -64,7 +71,7 @@ func TestConfigurationsLoad(t *testing.T) {
 	l := Layout{Dir: "after"}
 	opened := make(map[pki.Role]bool)
 	for _, id := range ids {
-		if id.Role.Class() == pki.ClassPerson {
+		if id.Role.Class() == pki.ClassPerson || id.Role == pki.RoleGuest {
 			if _, err := os.Stat(l.Config(id)); err == nil {
 				t.Errorf("%s has a configuration file", id.Sender())
 			}
@@ -91,7 +98,7 @@ func TestConfigurationsLoad(t *testing.T) {
 		}
 		write(t, l.Config(id), text)
 	}
-	if len(opened) != 5 {
+	if len(opened) != 6 {
 		t.Errorf("opened %v", opened)
 	}
 
@@ -113,6 +120,55 @@ func TestConfigurationsLoad(t *testing.T) {
 	var c embedded.Settings
 	if err := config.Load(l.Config(identity(pki.RoleController, "no")), &c); err != nil || len(c.Pools) != 2 || c.Pools[0].Listen != pool || c.Pools[0].Server != "null" {
 		t.Errorf("%+v, %v", c, err)
+	}
+}
+
+// No part runs with another one's bundle.
+func TestAnothersBundle(t *testing.T) {
+	t.Parallel()
+	dir, inv := t.TempDir(), inventory()
+	inv.Sites[0].Consoles = []Console{{Name: "c1", Listen: freePort(t)}}
+	ids := mustApply(t, dir, inv)
+	l := Layout{Dir: dir}
+	extra := map[pki.Role]string{pki.RoleBroker: "listen: 127.0.0.1:1\n", pki.RoleConsole: "listen: 127.0.0.1:1\n",
+		pki.RoleRecorder: "watermark: watermark/newest\n", pki.RoleSensor: "", pki.RoleMonitor: "", pki.RoleController: ""}
+	for role, text := range extra {
+		for _, id := range ids {
+			if id.Role == role || id.Role.Class() == pki.ClassPerson {
+				continue
+			}
+			file := filepath.Join(l.Bundle(id), "test.yaml")
+			write(t, file, []byte("bundle: .\nstate: state\nevaluation: true\n"+text))
+			if _, err := open(role, file); err == nil || !strings.Contains(err.Error(), "the bundle is of a") {
+				t.Errorf("a %s with the bundle of a %s: %v", role, id.Role, err)
+			}
+		}
+	}
+}
+
+// Who does not say that a monitor may act has one that observes.
+func TestModeAbsent(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	mustApply(t, dir, inventory())
+	file := Layout{Dir: dir}.Config(identity(pki.RoleMonitor, "mon-1"))
+	text := strings.Replace(string(read(t, file)), "\nmode: act", "", 1)
+	if strings.Contains(text, "mode:") {
+		t.Fatal(text)
+	}
+	write(t, file, []byte(text))
+	var log bytes.Buffer
+	p, err := monitor.Open(file, slog.New(slog.NewTextHandler(&log, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if err := p.Run(ctx); err != nil {
+		t.Error(err)
+	}
+	if !strings.Contains(log.String(), "mode=observe") {
+		t.Errorf("%s", log.String())
 	}
 }
 

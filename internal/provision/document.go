@@ -51,9 +51,9 @@ func (l Layout) want(d *deployer, s Site, ids []pki.Identity) (site.Document, er
 	if d.current.document != nil {
 		doc = *d.current.document
 	}
-	logKey := doc.LogKey
+	logKey := doc.LogKey // a site without its recorder keeps it: the next one continues that log, or says why not
 	doc.TrustDomain, doc.Site, doc.PolicyHash = ids[0].TrustDomain, s.Name, site.HashText(d.policy.Hash())
-	doc.Brokers, doc.Pins, doc.LogKey = nil, []site.Pin{}, ""
+	doc.Brokers, doc.Pins = nil, []site.Pin{}
 	for _, b := range s.Brokers {
 		doc.Brokers = append(doc.Brokers, site.Broker{Name: b.Name, Address: b.Address})
 	}

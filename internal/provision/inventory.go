@@ -133,14 +133,19 @@ func (s Site) check(trustDomain string) error {
 			return fmt.Errorf("person %q: %q is not a person's role", p.Name, p.Role)
 		}
 	}
+	addresses := make(map[string]bool)
 	for _, b := range s.Brokers {
 		if err := s.checkBroker(b, trustDomain); err != nil {
 			return fmt.Errorf("broker %q: %w", b.Name, err)
 		}
+		if addresses[b.Address] {
+			return fmt.Errorf("broker %q: another broker has the address %s", b.Name, b.Address)
+		}
+		addresses[b.Address] = true
 	}
 	for _, c := range s.Consoles {
-		if address, err := netip.ParseAddrPort(c.Listen); err != nil || !address.Addr().IsLoopback() || address.Port() == 0 {
-			return fmt.Errorf("console %q: %q is not a loopback address and a port", c.Name, c.Listen)
+		if err := checkLoopback(c.Listen); err != nil {
+			return fmt.Errorf("console %q: %w", c.Name, err)
 		}
 	}
 	return s.checkPools()
@@ -166,7 +171,7 @@ func (s Site) checkBroker(b Broker, trustDomain string) error {
 }
 
 func (s Site) checkPools() error {
-	served := make(map[string]bool)
+	served, listens := make(map[string]bool), make(map[string]bool)
 	for _, c := range s.Controllers {
 		for _, pool := range c.Pools {
 			switch {
@@ -176,10 +181,24 @@ func (s Site) checkPools() error {
 				return fmt.Errorf("controller %q: the pool of %q has a controller already", c.Name, pool.Server)
 			}
 			served[pool.Server] = true
-			if _, err := splitAddress(pool.Listen); err != nil {
+			if err := checkLoopback(pool.Listen); err != nil {
 				return fmt.Errorf("controller %q: %w", c.Name, err)
 			}
+			if at := c.Name + " " + pool.Listen; listens[at] {
+				return fmt.Errorf("controller %q: two pools at %s", c.Name, pool.Listen)
+			} else {
+				listens[at] = true
+			}
 		}
+	}
+	return nil
+}
+
+// checkLoopback wants what the embedded balancer and the console listen on.
+func checkLoopback(listen string) error {
+	address, err := netip.ParseAddrPort(listen)
+	if err != nil || !address.Addr().IsLoopback() || address.Addr().Zone() != "" || address.Addr().Is4In6() || address.Port() == 0 {
+		return fmt.Errorf("%q is not a loopback address and a port", listen)
 	}
 	return nil
 }

@@ -23,6 +23,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"time"
@@ -87,7 +88,7 @@ func (l Layout) prepare(d *deployer, inv Inventory, s Site, id pki.Identity, now
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	if err := l.markNew(id); err != nil {
+	if err := l.markNew(id, now); err != nil {
 		return err
 	}
 	if err := l.openCredential(d, s, id, now); err != nil {
@@ -130,23 +131,26 @@ func (l Layout) prepare(d *deployer, inv Inventory, s Site, id pki.Identity, now
 	return createMissing(l.Config(id), 0o644, func() ([]byte, error) { return l.configuration(inv, s, id) })
 }
 
-// markNew notes in a bundle that has no key yet that its part never ran, so
+// markNew notes in a bundle that was never complete that its part never ran, so
 // that its first start makes what it remembers, and no later one does. The note
-// comes before the key: once there is a key, nobody can tell whether it was used.
-func (l Layout) markNew(id pki.Identity) error {
+// comes before everything else of the bundle: once there is a key, or the site
+// document of a bundle whose key is renewed, nobody can tell whether it was used.
+func (l Layout) markNew(id pki.Identity, now time.Time) error {
 	if id.Role.Class() != pki.ClassMachine || id.Role == pki.RoleGuest { // guests run no part of ours
 		return nil
 	}
 	dir := l.Bundle(id)
-	if exists(filepath.Join(dir, site.FileKey)) || exists(filepath.Join(dir, site.FileChain)) {
-		return nil
+	for _, name := range []string{site.FileKey, site.FileChain, site.FileDocument} {
+		if exists(filepath.Join(dir, name)) {
+			return nil
+		}
 	}
 	if id.Role == pki.RoleRecorder {
 		if err := keep(filepath.Join(dir, records.FileNewLog), 0o644, []byte(records.NewLog)); err != nil {
 			return err
 		}
 	}
-	return keep(filepath.Join(dir, site.FileFirstStart), 0o644, []byte(site.FirstStart))
+	return createMissing(filepath.Join(dir, site.FileFirstStart), 0o644, func() ([]byte, error) { return site.FirstStart(now), nil })
 }
 
 // openCredential makes key and certificate of a bundle that lacks them, and
@@ -183,6 +187,15 @@ func (l Layout) openCredential(d *deployer, s Site, id pki.Identity, now time.Ti
 	}
 	if is != id {
 		return fmt.Errorf("%s is the certificate of %s", chainFile, is)
+	}
+	if id.Role == pki.RoleBroker {
+		host, _, err := net.SplitHostPort(s.broker(id.Name).Address)
+		if err == nil {
+			err = c.Leaf().VerifyHostname(host)
+		}
+		if err != nil {
+			return fmt.Errorf("the certificate of %s is not for its address (%w): remove its %s and %s, and run this again", id.Sender(), err, site.FileKey, site.FileChain)
+		}
 	}
 	return nil
 }

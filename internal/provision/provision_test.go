@@ -402,6 +402,15 @@ func TestApplyRefuses(t *testing.T) {
 			swap(t, other, dir, "bundles/melb/recorder/rec-1/log.key")
 		}},
 		{"another recorder", "the site's log has a key already", func(_ *testing.T, _ string, inv *Inventory) { inv.Sites[0].Recorder = "rec-2" }},
+		{"another address, which the broker's certificate lacks", "is not for its address", func(_ *testing.T, _ string, inv *Inventory) {
+			inv.Sites[0].Brokers[0].Address = "127.0.0.9:1"
+		}},
+		{"another recorder, after none", "the site's log has a key already", func(t *testing.T, dir string, inv *Inventory) {
+			without := inventory()
+			without.Sites[0].Recorder = ""
+			mustApply(t, dir, without)
+			inv.Sites[0].Recorder = "rec-2"
+		}},
 		{"another site's key", "of site \"syd\"", func(t *testing.T, dir string, _ *Inventory) {
 			path := filepath.Join(dir, "authority/melb", fileSiteKey)
 			write(t, path, bytes.Replace(read(t, path), []byte("Site: melb"), []byte("Site: syd"), 1))
@@ -428,6 +437,27 @@ func TestApplyRefuses(t *testing.T) {
 	}
 	if _, err := Apply(origin, inventory(), noon.Add(ca.MaxEvaluationLifetime+time.Hour)); err == nil || !strings.Contains(err.Error(), "expired") {
 		t.Errorf("an expired root: %v", err)
+	}
+}
+
+// A renewed bundle is not one whose part never ran.
+func TestRenewedIsNotNew(t *testing.T) {
+	t.Parallel()
+	dir := made(t)
+	for _, id := range mustApply(t, dir, inventory()) {
+		bundle := Layout{Dir: dir}.Bundle(id)
+		for _, name := range []string{site.FileFirstStart, records.FileNewLog, site.FileKey, site.FileChain} {
+			remove(t, filepath.Join(bundle, name))
+		}
+	}
+	for _, id := range mustApply(t, dir, inventory()) {
+		bundle := Layout{Dir: dir}.Bundle(id)
+		if exists(filepath.Join(bundle, site.FileFirstStart)) || exists(filepath.Join(bundle, records.FileNewLog)) {
+			t.Errorf("%s counts as never run", id.Sender())
+		}
+		if !exists(filepath.Join(bundle, site.FileKey)) {
+			t.Errorf("%s has no new key", id.Sender())
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	_ "embed"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"levee/internal/durable"
+	"levee/internal/records"
 	"levee/internal/site"
 	"levee/pki"
 )
@@ -20,9 +22,9 @@ type Issued struct {
 	Identity pki.Identity
 	Dir      string
 	NotAfter time.Time // of its certificate
-	// Document is SHA-256 of its site document, which is to be carried again
-	// when it changes; zero before there is one.
-	Document [sha256.Size]byte
+	// Content is a hash of what is carried. A part whose copy has another one
+	// needs the bundle again.
+	Content string
 	// Edited: its configuration file is not what the inventory would make of
 	// it now. It was written once, and is its operator's.
 	Edited bool
@@ -57,11 +59,7 @@ func (l Layout) survey(inv Inventory, s Site, id pki.Identity) (Issued, error) {
 		return Issued{}, err
 	}
 	is := Issued{Identity: id, Dir: l.Bundle(id), NotAfter: c.Leaf().NotAfter}
-	document, err := durable.ReadFile(filepath.Join(l.Bundle(id), site.FileDocument), site.MaxDocument)
-	switch {
-	case err == nil:
-		is.Document = sha256.Sum256(document)
-	case !errors.Is(err, fs.ErrNotExist): // an interrupted run writes it last
+	if is.Content, err = content(is.Dir, filepath.Base(l.Config(id))); err != nil {
 		return Issued{}, err
 	}
 	want, err := l.configuration(inv, s, id)
@@ -77,6 +75,57 @@ func (l Layout) survey(inv Inventory, s Site, id pki.Identity) (Issued, error) {
 	}
 	is.Edited = !bytes.Equal(have, want)
 	return is, nil
+}
+
+// content hashes what is carried: the names and contents of a bundle's files that
+// change when anything of it does. The certificate stands for its key.
+func content(dir, configuration string) (string, error) {
+	h := sha256.New()
+	for _, name := range []string{site.FileChain, site.FileRoot, site.FileDocument, site.FilePolicy, site.FileKeys, records.FileSums, configuration} {
+		b, err := durable.ReadFile(filepath.Join(dir, name), maxCarried)
+		if errors.Is(err, fs.ErrNotExist) { // not of this role, or not made yet
+			continue
+		}
+		if err != nil {
+			return "", err
+		}
+		fmt.Fprintf(h, "%s %x\n", name, sha256.Sum256(b))
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// maxCarried bounds a file of a bundle in bytes.
+const maxCarried = 1 << 20
+
+// Orphans returns the bundles that dir holds and the inventory does not name.
+func Orphans(dir string, inv Inventory) ([]Issued, error) {
+	named := make(map[string]bool)
+	l := Layout{Dir: dir}
+	for _, s := range inv.Sites {
+		for _, id := range s.identities(inv.TrustDomain) {
+			named[l.Bundle(id)] = true
+		}
+	}
+	chains, err := filepath.Glob(filepath.Join(l.bundles("*"), "*", "*", site.FileChain))
+	if err != nil {
+		return nil, err
+	}
+	var all []Issued
+	for _, chain := range chains {
+		if named[filepath.Dir(chain)] {
+			continue
+		}
+		c, err := pki.LoadCredential(filepath.Join(filepath.Dir(chain), site.FileKey), chain)
+		if err != nil || len(c.Leaf().URIs) != 1 {
+			continue // nothing that could be used
+		}
+		id, err := pki.ParseIdentity(c.Leaf().URIs[0].String(), inv.TrustDomain)
+		if err != nil {
+			continue
+		}
+		all = append(all, Issued{Identity: id, Dir: filepath.Dir(chain), NotAfter: c.Leaf().NotAfter})
+	}
+	return all, nil
 }
 
 // maxConfiguration bounds a configuration file in bytes.

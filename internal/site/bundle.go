@@ -40,9 +40,6 @@ const (
 	FileFirstStart = "first-start"
 )
 
-// FirstStart is the content of FileFirstStart.
-const FirstStart = "The first start of this part makes its state directory and removes this file.\n"
-
 // Settings say where a component's bundle and state are. They stand in every
 // configuration file.
 type Settings struct {
@@ -133,19 +130,21 @@ func Open(s Settings, now time.Time) (*Bundle, error) {
 	if err != nil {
 		return nil, err
 	}
-	b, err := open(s, *trust)
+	b, err := open(s, *trust, now)
 	if err != nil {
 		return nil, fmt.Errorf("opening bundle %s: %w", s.Bundle, err)
 	}
 	return b, nil
 }
 
-func open(s Settings, trust Trust) (*Bundle, error) {
+func open(s Settings, trust Trust, now time.Time) (*Bundle, error) {
 	if s.State == "" {
 		return nil, errors.New("the configuration names no state directory")
 	}
-	if err := checkDirectory(string(s.Bundle)); err != nil {
-		return nil, err
+	for _, path := range []string{string(s.Bundle), s.file(FileRoot), s.file(FileDocument), s.file(FilePolicy)} {
+		if err := checkOwner(path); err != nil {
+			return nil, err
+		}
 	}
 	credentials, err := pki.OpenStore(s.file(FileKey), s.file(FileChain), trust.Verifier)
 	if err != nil {
@@ -155,10 +154,10 @@ func open(s Settings, trust Trust) (*Bundle, error) {
 	if trust.Document.Site != id.Site {
 		return nil, fmt.Errorf("the certificate is of site %q, the site document of %q", id.Site, trust.Document.Site)
 	}
-	if err := openState(s, id); err != nil {
+	if err := openState(s, id, now); err != nil {
 		return nil, err
 	}
-	if err := checkDirectory(string(s.State)); err != nil {
+	if err := checkOwner(string(s.State)); err != nil {
 		return nil, err
 	}
 	if err := raiseNumber(filepath.Join(string(s.State), "site-document"), trust.Document.Number); err != nil {
@@ -167,16 +166,19 @@ func open(s Settings, trust Trust) (*Bundle, error) {
 	return &Bundle{Trust: trust, Identity: id, Credentials: credentials, State: string(s.State), KeyFile: s.file(FileKeys)}, nil
 }
 
-// checkDirectory refuses a directory that others may write to: they could put
-// another root into a bundle, and take back what a component must remember.
-// Windows has no such mode, and the directory's access list decides there.
-func checkDirectory(path string) error {
+// checkOwner refuses what others may write to: they could put another root into
+// a bundle, and take back what a component must remember. Windows has no such
+// mode, and the access list decides there.
+func checkOwner(path string) error {
 	info, err := os.Stat(path)
 	if err != nil {
 		return err
 	}
 	if mode := info.Mode().Perm(); runtime.GOOS != "windows" && mode&0o022 != 0 {
 		return fmt.Errorf("%s has mode %04o: others could write to it; run: chmod go-w %s", path, mode, path)
+	}
+	if !ownedByUs(info) {
+		return fmt.Errorf("%s belongs to another user, who could change it; run: chown %d %s", path, os.Geteuid(), path)
 	}
 	return nil
 }

@@ -285,7 +285,7 @@ func TestFirstStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The deployer's copy of the bundle was copied over the used one.
-	if err := os.WriteFile(note, []byte(site.FirstStart), 0o644); err != nil {
+	if err := os.WriteFile(note, site.FirstStart(time.Now()), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if err := open(); err != nil {
@@ -306,12 +306,73 @@ func TestFirstStart(t *testing.T) {
 	if _, err := os.Stat(string(s.State)); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("it was made anew: %v", err)
 	}
+	// A note that came back later lets state be made, but what was accepted
+	// before is not accepted again.
+	for _, text := range [][]byte{site.FirstStart(time.Now().Add(-time.Hour)), site.FirstStart(time.Now().Add(time.Hour)), nil} {
+		if err := os.WriteFile(note, text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		now := time.Now()
+		b, err := site.Open(s, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w, err := b.OpenWindows(now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v := w.Check(replay.Message{Sender: []byte("melb/sensor/web-2"), Boot: 1, Seq: 1, Time: now.UnixMilli()}); v != replay.BeforeStart {
+			t.Errorf("after the note %q: %v", text, v)
+		}
+		if err := errors.Join(w.Close(), os.RemoveAll(string(s.State))); err != nil {
+			t.Fatal(err)
+		}
+	}
 	person := settings(t, l, identity("melb", pki.RoleOperator, "ann"))
 	for range 2 {
 		if _, err := site.Open(person, time.Now()); err != nil {
 			t.Fatal(err)
 		}
 		if err := os.RemoveAll(string(person.State)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// What others may write to is refused: whoever can change a root decides whom
+// this part believes.
+func TestFilesOfOthers(t *testing.T) {
+	s := settings(t, layout(t, false), identity("melb", pki.RoleSensor, "web-1"))
+	if _, err := site.Open(s, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{string(s.Bundle), string(s.State), filepath.Join(string(s.Bundle), site.FileRoot),
+		filepath.Join(string(s.Bundle), site.FileDocument), filepath.Join(string(s.Bundle), site.FilePolicy)} {
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, bit := range []os.FileMode{0o020, 0o002} {
+			if err := os.Chmod(path, info.Mode().Perm()|bit); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := site.Open(s, time.Now()); err == nil || !strings.Contains(err.Error(), "chmod go-w "+path) {
+				t.Errorf("%s with %04o: %v", path, bit, err)
+			}
+		}
+		if err := os.Chmod(path, info.Mode().Perm()); err != nil {
+			t.Fatal(err)
+		}
+		if os.Geteuid() != 0 {
+			continue // nobody else may give a file away
+		}
+		if err := os.Chown(path, 65534, -1); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := site.Open(s, time.Now()); err == nil || !strings.Contains(err.Error(), "chown 0 "+path) {
+			t.Errorf("%s of another user: %v", path, err)
+		}
+		if err := os.Chown(path, 0, -1); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"levee/envelope/replay"
@@ -58,11 +59,21 @@ func NewState(dir string) error {
 	return durable.SyncDir(parent)
 }
 
+// FirstStart returns the content of FileFirstStart for a bundle made at now.
+func FirstStart(now time.Time) []byte {
+	return fmt.Appendf(nil, "%s\nThe first start of this part makes its state directory and removes this file.\n", now.UTC().Format(time.RFC3339))
+}
+
+// unheard is how long after a bundle was made its part can be believed never to
+// have run. The note comes back with a copy of the bundle, so later than that it
+// lets state be made, but not what says that nothing was ever accepted.
+const unheard = 10 * time.Minute
+
 // openState returns once there is a state directory. A machine's is made by its
-// first start alone: a later one that made it would accept again what the lost
-// one knew, and nobody would notice. A person's tools remember nothing that could
-// be exploited.
-func openState(s Settings, id pki.Identity) error {
+// first start alone: a later one that made it would forget what the lost one
+// knew, and nobody would notice. A person's tools remember nothing that could be
+// exploited.
+func openState(s Settings, id pki.Identity, now time.Time) error {
 	dir, note := string(s.State), s.file(FileFirstStart)
 	_, err := os.Lstat(dir)
 	_, noted := os.Lstat(note)
@@ -73,7 +84,7 @@ func openState(s Settings, id pki.Identity) error {
 	case id.Role.Class() == pki.ClassPerson:
 		return os.MkdirAll(dir, 0o700)
 	case noted == nil:
-		if err := NewState(dir); err != nil {
+		if err := firstState(dir, note, now); err != nil {
 			return err
 		}
 	case errors.Is(noted, fs.ErrNotExist):
@@ -86,9 +97,28 @@ func openState(s Settings, id pki.Identity) error {
 		return nil
 	}
 	if err := os.Remove(note); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("noting the first start: %w", err)
+		return fmt.Errorf("noting the first start: %w; remove the file by hand", err)
 	}
 	return durable.SyncDir(string(s.Bundle))
+}
+
+// firstState makes the state directory of a first start: with empty windows if
+// the bundle was made just now, else without, so that they are made anew and wait
+// out the skew.
+func firstState(dir, note string, now time.Time) error {
+	text, err := durable.ReadFile(note, 1024)
+	if err != nil {
+		return err
+	}
+	first, _, _ := strings.Cut(string(text), "\n")
+	made, err := time.Parse(time.RFC3339, first)
+	if age := now.Sub(made); err == nil && age >= 0 && age < unheard {
+		return NewState(dir)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	return durable.SyncDir(filepath.Dir(dir))
 }
 
 // KeepWindows makes replay windows durable each second, and forgets senders

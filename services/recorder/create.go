@@ -24,7 +24,10 @@ func createOnce(note string, c translog.Config) error {
 	} else if err != nil {
 		return err
 	}
-	if err := create(c); err != nil && !errors.Is(err, translog.ErrExists) {
+	switch err := create(c); {
+	case err == nil:
+		c.Log.Warn("a new log was made: its auditors begin anew", slog.String("log", c.Dir))
+	case !errors.Is(err, translog.ErrExists):
 		return err
 	}
 	if err := os.Remove(note); err != nil {

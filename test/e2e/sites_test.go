@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -205,6 +206,8 @@ func (s *carried) refuses(t *testing.T, other *carried) {
 				GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &cert, nil }}))
 			if code, err := client.Connect(rawmqtt.ConnectOptions{ClientID: clientID, KeepAlive: 60}); err == nil {
 				t.Errorf("%s of %s as %s: CONNACK %d", who, other.name, clientID, code)
+			} else if errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("%s of %s as %s: no answer: %v", who, other.name, clientID, err)
 			}
 			client.Close()
 			tried++
