@@ -68,7 +68,7 @@ not be made, for example because a file may not be read.`,
 			if err != nil {
 				return err
 			}
-			if err := printReport(cmd.OutOrStdout(), report, asJSON); err != nil {
+			if err := printReport(cmd.OutOrStdout(), report, asJSON, options.WithoutKeys); err != nil {
 				return err
 			}
 			switch {
@@ -134,21 +134,25 @@ func findRecorder(dir string) (string, error) {
 // maxShown bounds what a report for people lists.
 const maxShown = 20
 
-func printReport(out io.Writer, r *audit.Report, asJSON bool) error {
+func printReport(out io.Writer, r *audit.Report, asJSON, withoutKeys bool) error {
 	if asJSON {
 		return json.NewEncoder(out).Encode(r)
 	}
 	var b strings.Builder
 	if r.Root != "" { // else the check ended before it began
+		macs := fmt.Sprintf("%d verified with the recorder's keys", r.MACs)
+		if withoutKeys {
+			macs = "not checked: digests alone vouch for readings"
+		}
 		fmt.Fprintf(&b, `root        %s (SHA-256), site document %d
 log         %s
 tree        %d entries, root %s
 signatures  %d verified from the root
-MACs        %d verified with the recorder's keys
+MACs        %s
 segments    %d files, %d envelopes, of them %d signed and not in the log yet
 digests     %d confirmed over %d messages, %d contradicted, %d incomplete
 messages    %d missing, %d declared undelivered, %d unvouched, %d waiting for a digest
-`, r.Root, r.Document, r.Origin, r.Entries, r.RootHash, r.Signatures, r.MACs, r.Segments, r.Envelopes, r.Unlogged,
+`, r.Root, r.Document, r.Origin, r.Entries, r.RootHash, r.Signatures, macs, r.Segments, r.Envelopes, r.Unlogged,
 			r.Confirmed, r.Vouched, r.Contradicted, r.Incomplete, r.Missing, r.Declared, r.Unvouched, r.Pending)
 	}
 	for _, g := range r.Gaps[:min(len(r.Gaps), maxShown)] {

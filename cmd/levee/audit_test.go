@@ -75,7 +75,7 @@ func TestPrintReport(t *testing.T) {
 		r.Gaps = append(r.Gaps, audit.Gap{What: audit.GapMissing, Sender: "melb/sensor/web-1", Boot: "1929c0a7f3e", First: 3, Last: 7, After: 1729697327000, Before: 1729697337000})
 	}
 	var text bytes.Buffer
-	if err := printReport(&text, r, false); err != nil {
+	if err := printReport(&text, r, false, false); err != nil {
 		t.Fatal(err)
 	}
 	if n := strings.Count(text.String(), "\n"); n > 60 {
@@ -91,15 +91,15 @@ func TestPrintReport(t *testing.T) {
 		}
 	}
 	text.Reset()
-	if err := printReport(&text, &audit.Report{Root: "abc"}, false); err != nil || !strings.Contains(text.String(), "nothing is wrong") {
+	if err := printReport(&text, &audit.Report{Root: "abc"}, false, false); err != nil || !strings.Contains(text.String(), "nothing is wrong") {
 		t.Errorf("%v\n%s", err, &text)
 	}
 	text.Reset()
 	var again audit.Report
-	if err := printReport(&text, r, true); err != nil || json.Unmarshal(text.Bytes(), &again) != nil || len(again.Gaps) != 100 {
+	if err := printReport(&text, r, true, false); err != nil || json.Unmarshal(text.Bytes(), &again) != nil || len(again.Gaps) != 100 {
 		t.Errorf("%v\n%s", err, &text)
 	}
-	if err := printReport(broken{}, r, false); err == nil {
+	if err := printReport(broken{}, r, false, false); err == nil {
 		t.Error("a report that could not be written counts as written")
 	}
 }

@@ -222,6 +222,11 @@ Carry each bundle to where it is needed, then start its part there:
   levee-%[1]s --config BUNDLE/levee-%[1]s.yaml
 %[2]s holds the keys of every authority, unsealed: it belongs on a machine that runs no part.
 `, pki.RoleBroker, filepath.Join(a.Out, "authority"))
+	for _, s := range inv.Sites {
+		if len(s.Brokers) > 1 {
+			fmt.Fprintf(&text, "Site %s has %d brokers. They do not exchange messages, and in this version a part uses one at a time:\nrun one, and the next when it is gone for good.\n", s.Name, len(s.Brokers))
+		}
+	}
 	if inv.Evaluation {
 		fmt.Fprintln(&text, "The root was made for evaluation: it lasts seven days, and production refuses it.")
 	}

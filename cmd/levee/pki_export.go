@@ -30,7 +30,7 @@ policy lets that identity read and publish.
 The new directory holds a private key without a password. Parts of the site
 other than guests are refused: each has one session, and a second client with
 its key would end that.`,
-		Example: "  levee pki export --bundle levee-data/bundles/melb/guest/guest-1 --to mosquitto --out guest-1",
+		Example: "  levee pki export --bundle levee-data/bundles/local/guest/guest-1 --to mosquitto --out guest-1",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			switch {

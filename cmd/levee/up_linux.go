@@ -218,25 +218,30 @@ func announce(out io.Writer, dir string, inv provision.Inventory) {
 	if len(s.Consoles) > 0 { // a directory of an earlier version has none
 		page = "http://" + s.Consoles[0].Listen + "/"
 	}
-	fmt.Fprintf(out, `levee is up: site %s, state in %s (evaluation: unsealed root, seven days)
+	where := ""
+	if dir != defaultDir {
+		where = " --dir " + dir
+	}
+	fmt.Fprintf(out, `levee is up: site %[1]s, state in %[3]s (evaluation: unsealed root, seven days)
 
-  broker        %s   MQTT 3.1.1 over mTLS
-  balancer      http://%s/   pool of %s
+  broker        %[4]s   MQTT 3.1.1 over mTLS
+  balancer      http://%[2]s/   pool of %[5]s
   sensor        this machine's counters, every 5 s
-  monitor       thresholds in %s
-  recorder      log and segments in %s
-  console       %s   the page for operators
-  logs          %s
+  monitor       thresholds in %[6]s
+  recorder      log and segments in %[7]s
+  console       %[8]s   the page for operators
+  logs          %[10]s
 
 next, in a second terminal:
-  levee watch                 the messages, each with what vouches for it
-  levee drill flood           a bounded flood, so that the chain acts
-  curl -i http://%s/    429 during the flood, 200 after it
-  levee audit verify          check the log and the segments
+  levee watch%[9]s           the messages, each with what vouches for it
+  levee drill flood%[9]s     a bounded flood, so that the chain acts
+  levee audit verify%[9]s    check the log and the segments
+and in a third, while the flood lasts:
+  curl -i http://%[2]s/    429, and 200 again after it
 
 Ctrl-C drains and stops.
 
-`, s.Name, dir, s.Brokers[0].Address, s.Controllers[0].Pools[0].Listen, s.Controllers[0].Pools[0].Server,
+`, s.Name, s.Controllers[0].Pools[0].Listen, dir, s.Brokers[0].Address, s.Controllers[0].Pools[0].Server,
 		filepath.Join(dir, "bundles", s.Name, "monitor", s.Monitors[0].Name, "levee-monitor.yaml"),
-		filepath.Join(dir, "bundles", s.Name, "recorder", s.Recorder, "state"), page, filepath.Join(dir, "levee.log"), s.Controllers[0].Pools[0].Listen)
+		filepath.Join(dir, "bundles", s.Name, "recorder", s.Recorder, "state"), page, where, filepath.Join(dir, "levee.log"))
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -49,6 +50,14 @@ func (f *bundleFlags) open(now time.Time) (*site.Bundle, error) {
 		default:
 			return nil, fmt.Errorf("%d operators' bundles below %s; choose one with --bundle", len(found), f.dir)
 		}
+	}
+	// Before anything is made in a bundle that is none of a person's.
+	c, err := pki.LoadCredential(filepath.Join(dir, site.FileKey), filepath.Join(dir, site.FileChain))
+	if err != nil {
+		return nil, fmt.Errorf("opening bundle %s: %w", dir, err)
+	}
+	if uris := c.Leaf().URIs; len(uris) != 1 || !strings.HasPrefix(uris[0].Host, "ops.") {
+		return nil, fmt.Errorf("%s is the bundle of a machine or a guest; this is for people, whose messages change nothing", dir)
 	}
 	// A person's tool accepts an evaluation root: it acts on nothing, and the
 	// root is the one in the person's own bundle.
@@ -128,6 +137,13 @@ func watchCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			go func() { // who may read little waits long for the first line
+				select {
+				case <-s.Ready():
+					fmt.Fprintf(cmd.ErrOrStderr(), "connected as %s; may read %s\n", bundle.Identity.Sender(), strings.Join(bundle.Policy.Rights(bundle.Identity).Subscriptions(), " "))
+				case <-ctx.Done():
+				}
+			}()
 			if err := s.Run(ctx); err != nil {
 				return err
 			}

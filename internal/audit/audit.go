@@ -127,6 +127,7 @@ type audit struct {
 	ledger *ledger
 	newest int64 // the latest time of receipt in the log
 	unread bool  // some segment could not be read to its end
+	denied error // a file may not be read: nothing can be said
 	strays []stray
 }
 
@@ -148,7 +149,7 @@ func Verify(ctx context.Context, c Config) (*Report, error) {
 		}
 	}
 	a.checkSegments(ctx)
-	if head != nil {
+	if head != nil && a.denied == nil {
 		a.checkWatermark(ctx, *head)
 		a.checkStrays(ctx, *head)
 		a.checkCopies()
@@ -156,6 +157,9 @@ func Verify(ctx context.Context, c Config) (*Report, error) {
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("verifying: %w", err)
+	}
+	if a.denied != nil {
+		return nil, fmt.Errorf("verifying: %w", a.denied)
 	}
 	return &a.report, nil
 }

@@ -40,6 +40,10 @@ func (a *audit) checkSegments(ctx context.Context) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return // a recorder that has never run; checkCopies knows whether it has
 	}
+	if errors.Is(err, fs.ErrPermission) {
+		a.denied = err
+		return
+	}
 	if err != nil {
 		a.report.find(dir, "%v", err)
 		return
@@ -53,7 +57,10 @@ func (a *audit) checkSegments(ctx context.Context) {
 	for _, f := range files {
 		known[filepath.Base(f.Path)] = true
 		a.report.Segments++
-		if err := a.checkSegment(ctx, f.Path); err != nil {
+		if err := a.checkSegment(ctx, f.Path); errors.Is(err, fs.ErrPermission) {
+			a.denied = err
+			return
+		} else if err != nil {
 			a.unread = true
 			a.report.find(f.Path, "%v", err)
 		}

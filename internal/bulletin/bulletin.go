@@ -21,7 +21,7 @@ import (
 const (
 	maxText  = 400 // bytes of a message that are shown
 	interval = 5 * time.Second
-	burst    = 10
+	burst    = 20
 )
 
 // Board writes public messages. It is safe for concurrent use.

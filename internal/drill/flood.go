@@ -46,7 +46,7 @@ type Tally struct {
 	First   time.Duration // when the first 429 came; 0 if none has
 }
 
-// Run floods until it is done or ctx ends.
+// Run floods until it is done or ctx ends, or for a second if nothing answers.
 func (f Flood) Run(ctx context.Context) (Tally, error) {
 	if err := f.Check(); err != nil {
 		return Tally{}, err
@@ -79,12 +79,14 @@ func (f Flood) Run(ctx context.Context) (Tally, error) {
 			}
 		})
 	}
-	f.keepPace(ctx, pace, snapshot)
+	err := f.keepPace(ctx, pace, snapshot)
 	close(pace)
 	wg.Wait()
 	final := snapshot()
-	f.Each(final)
-	return final, nil
+	if err == nil {
+		f.Each(final)
+	}
+	return final, err
 }
 
 // Check reports why a flood will not be made.
@@ -116,7 +118,7 @@ func (f Flood) check() error {
 
 // keepPace hands out work at the rate. What all workers are too busy for is
 // not made up later: a drill is no benchmark.
-func (f Flood) keepPace(ctx context.Context, pace chan<- struct{}, snapshot func() Tally) {
+func (f Flood) keepPace(ctx context.Context, pace chan<- struct{}, snapshot func() Tally) error {
 	tick := time.NewTicker(time.Second / time.Duration(f.Rate))
 	defer tick.Stop()
 	report := time.NewTicker(time.Second)
@@ -124,9 +126,13 @@ func (f Flood) keepPace(ctx context.Context, pace chan<- struct{}, snapshot func
 	for sent := 0; sent < MaxRequests; {
 		select {
 		case <-ctx.Done():
-			return
+			return nil
 		case <-report.C:
-			f.Each(snapshot())
+			t := snapshot()
+			if t.Failed > 0 && t.Failed == t.Sent {
+				return fmt.Errorf("flooding: nothing answers at %s", f.Target)
+			}
+			f.Each(t)
 		case <-tick.C:
 			select {
 			case pace <- struct{}{}:
@@ -135,6 +141,7 @@ func (f Flood) keepPace(ctx context.Context, pace chan<- struct{}, snapshot func
 			}
 		}
 	}
+	return nil
 }
 
 func get(client *http.Client, target string) (int, error) {

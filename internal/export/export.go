@@ -122,7 +122,7 @@ func open(o Options, now time.Time) (*subject, error) {
 	// Nothing here acts on a message, and the root is the one in the bundle.
 	trust, err := site.OpenTrust(site.Settings{Bundle: config.Path(o.Bundle), Evaluation: true}, now)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%w; name the bundle of a person or a guest, such as levee-data/bundles/melb/guest/guest-1", err)
+		return nil, fmt.Errorf("%w; name the bundle of a person or a guest, such as levee-data/bundles/local/guest/guest-1", err)
 	}
 	if err != nil {
 		return nil, err

@@ -76,7 +76,7 @@ type Bundle struct {
 func OpenTrust(s Settings, now time.Time) (*Trust, error) {
 	t, err := openTrust(s, now)
 	if err != nil {
-		return nil, fmt.Errorf("opening bundle %s: %w", s.Bundle, err)
+		return nil, s.failed(err)
 	}
 	return t, nil
 }
@@ -132,9 +132,17 @@ func Open(s Settings, now time.Time) (*Bundle, error) {
 	}
 	b, err := open(s, *trust, now)
 	if err != nil {
-		return nil, fmt.Errorf("opening bundle %s: %w", s.Bundle, err)
+		return nil, s.failed(err)
 	}
 	return b, nil
+}
+
+// failed says what to do about a bundle that lacks a file.
+func (s Settings) failed(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("opening bundle %s: %w; carry the bundle here again", s.Bundle, err)
+	}
+	return fmt.Errorf("opening bundle %s: %w", s.Bundle, err)
 }
 
 func open(s Settings, trust Trust, now time.Time) (*Bundle, error) {

@@ -26,7 +26,7 @@ func createOnce(note string, c translog.Config) error {
 	}
 	switch err := create(c); {
 	case err == nil:
-		c.Log.Warn("a new log was made: its auditors begin anew", slog.String("log", c.Dir))
+		c.Log.Info("a new log was made: its auditors begin anew", slog.String("log", c.Dir))
 	case !errors.Is(err, translog.ErrExists):
 		return err
 	}

@@ -151,10 +151,13 @@ func TestPublicIsOnlyText(t *testing.T) {
 		}
 		// And readings that would be worth an alert, of a server that is there
 		// and of one that is not.
+		high := func(later float64) []byte { // two of three are worth an alert
+			return encode(&wire.CPU{Timestamp: unixSeconds(time.Now()) + later, Server: "ghost-1", Interval: 5, CPUUsage: invented})
+		}
 		web1 := b.steal(t, pki.RoleSensor, "web-1")
 		reading := web1.topic(wire.KindCPU)
 		for name, message := range map[string][]byte{"public/payload": encode(monitor.limit()), "public/envelope": raw, "public/" + topic: raw,
-			"public/cpu": encode(web1.cpu(invented)), "public/" + reading: web1.seal(t, web1.header(reading), web1.cpu(invented)),
+			"public/cpu": high(0), "public/cpu-again": high(1), "public/cpu-anew": high(2), "public/" + reading: web1.seal(t, web1.header(reading), web1.cpu(invented)),
 			"public/network": encode(&wire.Network{Timestamp: unixSeconds(time.Now()), Server: "ghost-1", Interval: 5,
 				ActiveTCPConnections: 98_765, SYNPacketCount: 98_765, SYNMethod: wire.SYNNFTables})} {
 			if got := guest.run(t, "mosquitto_pub", "-t", name, "-f", guest.write(t, "message", message)); got.code != 0 {
