@@ -105,7 +105,7 @@ func TestReasons(t *testing.T) {
 		{"kid of site ops", replace("melb/sensor", "ops/sensor"), envelope.BadKeyID},
 		{"kid with a dash at an end", replace("sensor/web-1", "sensor/-web"), envelope.BadKeyID},
 		{"space after a colon", replace(`"ts":`, `"ts": `), envelope.BadGrammar},
-		{"members in another order", replace(`"ts":1729697327822,"nonce":"192bb0264ce-42"`, `"nonce":"192bb0264ce-42","ts":1729697327822`), envelope.BadGrammar},
+		{"members in another order", replace(`"ts":1729697327822,"nonce":"192b9fdc06e-42"`, `"nonce":"192b9fdc06e-42","ts":1729697327822`), envelope.BadGrammar},
 		{"member of another case", replace(`"topic"`, `"Topic"`), envelope.BadGrammar},
 		{"escaped member name", replace(`"topic"`, `"\u0074opic"`), envelope.BadGrammar},
 		{"second topic", replace(`,"payload"`, `,"topic":"melb/bank_server/metrics/ram/web-2","payload"`), envelope.BadGrammar},
@@ -114,9 +114,9 @@ func TestReasons(t *testing.T) {
 		{"ts as a float", replace(`"ts":1729697327822`, `"ts":1729697327822.0`), envelope.BadGrammar},
 		{"ts with an exponent", replace(`"ts":1729697327822`, `"ts":17e11`), envelope.BadGrammar},
 		{"ts of 2^53", replace(`"ts":1729697327822`, `"ts":9007199254740992`), envelope.BadGrammar},
-		{"boot too short", replace("192bb0264ce-", "92bb0264ce-"), envelope.BadGrammar},
-		{"boot in upper case", replace("192bb0264ce-", "192BB0264ce-"), envelope.BadGrammar},
-		{"boot zero", replace("192bb0264ce-", "00000000000-"), envelope.BadGrammar},
+		{"boot too short", replace("192b9fdc06e-", "92b9fdc06e-"), envelope.BadGrammar},
+		{"boot in upper case", replace("192b9fdc06e-", "192B9FDC06e-"), envelope.BadGrammar},
+		{"boot zero", replace("192b9fdc06e-", "00000000000-"), envelope.BadGrammar},
 		{"seq zero", replace("-42", "-0"), envelope.BadGrammar},
 		{"seq 042", replace("-42", "-042"), envelope.BadGrammar},
 		{"seq of 2^64", replace("-42", "-18446744073709551616"), envelope.BadGrammar},
@@ -224,17 +224,4 @@ func FuzzOpen(f *testing.F) {
 			t.Fatalf("accepted %q, sealed again %q (%v)", raw, again, err)
 		}
 	})
-}
-
-func BenchmarkOpen(b *testing.B) {
-	key := newKey(b, 0x2a)
-	raw := seal(b, exampleHeader, examplePayload, key, nil)
-	keyOf := find(key)
-	b.SetBytes(int64(len(raw)))
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := envelope.Open(raw, envelope.MaxMessage, keyOf); err != nil {
-			b.Fatal(err)
-		}
-	}
 }

@@ -15,7 +15,7 @@ var (
 	exampleTime   = time.UnixMilli(1729697327822)
 	exampleHeader = envelope.Header{
 		KeyID: envelope.KeyID{Site: "melb", Role: "sensor", Name: "web-1", Generation: 1},
-		Time:  exampleTime.UnixMilli(), Nonce: envelope.Nonce{Boot: 0x192bb0264ce, Seq: 42},
+		Time:  exampleTime.UnixMilli(), Nonce: envelope.Nonce{Boot: 0x192b9fdc06e, Seq: 42},
 		Topic: "melb/bank_server/metrics/ram/web-1",
 	}
 	examplePayload = []byte(`{"timestamp":1729697327.822,"server":"web-1","ram_usage":41.5}`)

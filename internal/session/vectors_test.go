@@ -27,7 +27,7 @@ func receiverOf(t *testing.T, v vectors.Receiver, policy *policies.Policy) *rece
 		}
 	}
 	r := &receiver{site: v.Site, filters: []string{"#"}, policy: policy, document: &site.Document{Site: v.Site},
-		windows: replay.New(maxSeen), skew: time.Duration(v.Skew) * time.Millisecond}
+		windows: replay.New(8), skew: time.Duration(v.Skew) * time.Millisecond}
 	if v.Keys != nil {
 		file, err := v.KeyFile()
 		must(err)
@@ -49,7 +49,7 @@ func receiverOf(t *testing.T, v vectors.Receiver, policy *policies.Policy) *rece
 		r.document.Generations = append(r.document.Generations, site.Generation{Sender: sender, Minimum: minimum})
 	}
 	if v.Start != 0 {
-		windows, err := replay.Open(filepath.Join(t.TempDir(), "windows"), maxSeen, v.Start, r.skew)
+		windows, err := replay.Open(filepath.Join(t.TempDir(), "windows"), 8, v.Start, r.skew)
 		must(err)
 		t.Cleanup(func() { windows.Close() })
 		r.windows = windows

@@ -1,0 +1,204 @@
+"""Section 7: the checks of a receiver, in exactly the order of its table."""
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, Mapping, Optional
+
+from . import digests, grammar, keys, payload as strict, signing
+from .certs import Certificate, CertificateError
+from .replay import Windows
+
+ACCEPTED = "accepted"
+REASONS = ("size", "kid", "unknown_key", "mac", "grammar", "payload", "topic", "sender", "unsigned", "signature", "pin", "stale",
+           "future", "redelivered", "replayed", "nonce_collision", "cloned", "windows_full", "windows_failed", "before_start",
+           "content")
+PINNED_ROLES = ("monitor", "approver")     # whose key must be pinned, check 12
+AUTHORITY_ROLE = "ca"                      # whose certificate the root issues, section 5
+DEFAULT_SKEW = 30000
+
+ContentCheck = Callable[[grammar.Envelope, Dict[str, Any]], bool]
+
+
+class Refused(Exception):
+    """A message is refused; the reason is one of REASONS."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A message as it comes: published on topic, at the receiver's time now, with what its class and topic lay down.
+
+    publisher is the site/role/name that alone may publish on the topic; None leaves check 8 out. A statement (section 5) has no
+    MAC, comes outside the message flow and is read again at any time: of the checks it passes 1, 2, 5 to 9, 11 and 12.
+    """
+
+    raw: bytes
+    topic: str
+    now: int
+    publisher: Optional[str] = None
+    max_bytes: int = grammar.MAX_MESSAGE
+    must_be_signed: bool = False
+    statement: bool = False
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What became of a message: ACCEPTED or a reason, and the envelope once it was accepted."""
+
+    result: str
+    envelope: Optional[grammar.Envelope] = None
+    payload: Optional[Dict[str, Any]] = None
+
+
+def carries(envelope: grammar.Envelope, value: Dict[str, Any]) -> bool:
+    """Check 15 as far as the page describes a payload: a digest (section 8) has the form of one."""
+    if not digests.on_topic(envelope.topic, envelope.kid):
+        return True
+    try:
+        digests.read(value)
+    except digests.Malformed:
+        return False
+    return True
+
+
+@dataclass
+class Receiver:
+    """A receiver. keys are role keys by role; without any (people) checks 3 and 4 are left out."""
+
+    site: str
+    keys: Mapping[str, bytes] = field(default_factory=dict)
+    root: Optional[bytes] = None
+    pins: Mapping[str, str] = field(default_factory=dict)
+    minimum: Mapping[str, int] = field(default_factory=dict)
+    skew: int = DEFAULT_SKEW
+    start: Optional[int] = None
+    content: ContentCheck = carries
+    trust_domain: Optional[str] = None    # of the leaf's URI; None: any
+
+    def __post_init__(self) -> None:
+        self.windows = Windows(self.start, self.skew)
+
+    def open(self, delivery: Delivery) -> Opened:
+        """Judges one message."""
+        try:
+            return self._open(delivery)
+        except Refused as refused:
+            return Opened(refused.reason)
+
+    def _open(self, delivery: Delivery) -> Opened:
+        """The table of section 7, line by line."""
+        _check_size(delivery)                                  # 1
+        kid = _read_kid(delivery.raw)                          # 2
+        if not delivery.statement:
+            self._check_mac(kid, delivery.raw)                 # 3, 4
+        envelope = _read_rest(delivery)                        # 5
+        value = _read_payload(envelope)                        # 6
+        self._check_topic(envelope, delivery)                  # 7
+        _check_sender(envelope.kid, delivery.publisher)        # 8
+        self._check_generation(envelope.kid)                   # 9
+        if delivery.must_be_signed and envelope.sig is None:   # 10
+            raise Refused("unsigned")
+        leaf = self._check_signature(envelope)                 # 11
+        self._check_pin(envelope.kid, leaf)                    # 12
+        if delivery.statement:
+            return Opened(ACCEPTED, envelope, value)
+        self._check_time(envelope, delivery.now)               # 13
+        self._check_nonce(envelope, delivery.now)              # 14
+        if not self.content(envelope, value):                  # 15
+            raise Refused("content")
+        return Opened(ACCEPTED, envelope, value)
+
+    def _check_mac(self, kid: grammar.Kid, raw: bytes) -> None:
+        """Checks 3 and 4: the key is found and the MAC matches. The role keys are those of the receiver's own site."""
+        if not self.keys:
+            return
+        role = self.keys.get(kid.role)
+        if role is None or kid.site != self.site:
+            raise Refused("unknown_key")
+        cut = grammar.cut_mac(raw)
+        if cut is None or not keys.mac_matches(keys.sender_key(role, kid.name, kid.generation), *cut):
+            raise Refused("mac")
+
+    def _check_topic(self, envelope: grammar.Envelope, delivery: Delivery) -> None:
+        """Check 7: the topic it was published on, and one of this site."""
+        if envelope.topic != delivery.topic or envelope.topic.split("/")[0] != self.site:
+            raise Refused("topic")
+
+    def _check_generation(self, kid: grammar.Kid) -> None:
+        """Check 9: the generation still counts."""
+        if kid.generation < self.minimum.get(kid.sender, 1):
+            raise Refused("unknown_key")
+
+    def _check_signature(self, envelope: grammar.Envelope) -> Optional[Certificate]:
+        """Check 11: the leaf of a signed message, which is verified whether or not its class must be signed."""
+        if envelope.sig is None or envelope.chain is None or envelope.signed is None:
+            return None
+        if self.root is None:
+            raise Refused("signature")
+        try:
+            leaf = signing.verify(envelope.chain, envelope.sig, envelope.signed, self.root, envelope.ts,
+                                  root_may_issue=envelope.kid.role == AUTHORITY_ROLE)
+            identity = leaf.identity(self.trust_domain)
+        except (signing.SignatureError, CertificateError) as err:
+            raise Refused("signature") from err
+        if identity != envelope.kid.sender:
+            raise Refused("sender")
+        return leaf
+
+    def _check_pin(self, kid: grammar.Kid, leaf: Optional[Certificate]) -> None:
+        """Check 12: the pinned key signed. Of a monitor or an approver without a pin no key is the pinned one."""
+        pin = self.pins.get(kid.sender)
+        if leaf is None or (pin is None and kid.role not in PINNED_ROLES):
+            return
+        if leaf.pin != pin:
+            raise Refused("pin")
+
+    def _check_time(self, envelope: grammar.Envelope, now: int) -> None:
+        """Check 13: the skew is allowed to the full in both directions."""
+        if envelope.ts < now - self.skew:
+            raise Refused("stale")
+        if envelope.ts > now + self.skew or envelope.boot > envelope.ts + self.skew:
+            raise Refused("future")
+
+    def _check_nonce(self, envelope: grammar.Envelope, now: int) -> None:
+        """Check 14: marks the nonce, or says why it is not new."""
+        reason = self.windows.admit(envelope.kid.sender, envelope.boot, envelope.seq, envelope.ts, envelope.mac or b"", now)
+        if reason is not None:
+            raise Refused(reason)
+
+
+def _check_size(delivery: Delivery) -> None:
+    """Check 1: the class's bound, and never more or less than any message may have."""
+    if not grammar.MIN_MESSAGE <= len(delivery.raw) <= min(delivery.max_bytes, grammar.MAX_BACKFILL):
+        raise Refused("size")
+
+
+def _read_kid(raw: bytes) -> grammar.Kid:
+    """Check 2."""
+    try:
+        return grammar.read_kid(raw)[0]
+    except grammar.KidError as err:
+        raise Refused("kid") from err
+
+
+def _read_rest(delivery: Delivery) -> grammar.Envelope:
+    """Check 5."""
+    try:
+        return grammar.read(delivery.raw, delivery.statement)
+    except (grammar.GrammarError, grammar.KidError) as err:
+        raise Refused("grammar") from err
+
+
+def _read_payload(envelope: grammar.Envelope) -> Dict[str, Any]:
+    """Check 6."""
+    try:
+        return strict.parse(envelope.payload)
+    except strict.PayloadError as err:
+        raise Refused("payload") from err
+
+
+def _check_sender(kid: grammar.Kid, publisher: Optional[str]) -> None:
+    """Check 8."""
+    if publisher is not None and kid.sender != publisher:
+        raise Refused("sender")

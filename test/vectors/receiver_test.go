@@ -1,0 +1,131 @@
+package vectors_test
+
+import (
+	"crypto/x509"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"levee/envelope"
+	"levee/envelope/keys"
+	"levee/envelope/replay"
+	"levee/internal/site"
+	"levee/pki"
+	"levee/test/vectors"
+)
+
+const trustDomain = "bank.example"
+
+// receiver makes the checks of section 7 out of the exported parts. The
+// receiver of package session makes them for the same vectors, in its tests.
+type receiver struct {
+	vectors.Receiver
+	ring     *keys.Ring
+	verifier *pki.Verifier
+	document site.Document
+	windows  *replay.Set
+}
+
+func newReceiver(t testing.TB, v vectors.Receiver) *receiver {
+	t.Helper()
+	r := &receiver{Receiver: v, windows: replay.New(8)}
+	file, err := v.KeyFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "keys")
+	if err := os.WriteFile(path, file, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if r.ring, err = keys.Load(path); err != nil {
+		t.Fatal(err)
+	}
+	if v.Root != nil {
+		root, err := x509.ParseCertificate(v.Root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.verifier, err = pki.NewVerifier(pki.VerifierConfig{Root: root, TrustDomain: trustDomain}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for sender, spki := range v.Pins {
+		r.document.Pins = append(r.document.Pins, site.Pin{Sender: sender, SPKI: spki})
+	}
+	for sender, minimum := range v.Minimum {
+		r.document.Generations = append(r.document.Generations, site.Generation{Sender: sender, Minimum: minimum})
+	}
+	if v.Start != 0 {
+		windows, err := replay.Open(filepath.Join(t.TempDir(), "windows"), 8, v.Start, time.Duration(v.Skew)*time.Millisecond)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { windows.Close() })
+		r.windows = windows
+	}
+	return r
+}
+
+func (r *receiver) receive(v vectors.Message) envelope.Reason {
+	m, err := r.open(v)
+	if err != nil {
+		return envelope.ReasonOf(err)
+	}
+	switch {
+	case string(m.Topic) != v.Topic || !strings.HasPrefix(v.Topic, r.Site+"/"):
+		return envelope.BadTopic
+	case string(m.Sender()) != v.Publisher:
+		return envelope.BadSender
+	case m.KeyID().Generation < r.document.MinimumGeneration(v.Publisher):
+		return envelope.UnknownKey
+	case v.Signed && !m.Signed():
+		return envelope.Unsigned
+	}
+	if m.Signed() {
+		if reason := r.signature(&m); reason != envelope.Accepted {
+			return reason
+		}
+	}
+	if v.Statement {
+		return envelope.Accepted
+	}
+	switch {
+	case m.Time < v.Now-r.Skew:
+		return envelope.Stale
+	case m.Time > v.Now+r.Skew, int64(m.Nonce.Boot) > m.Time+r.Skew:
+		return envelope.Future
+	}
+	return verdicts[r.windows.Check(replay.Message{Sender: m.Sender(), Boot: m.Nonce.Boot, Seq: m.Nonce.Seq, Time: m.Time, Tag: m.Tag()})]
+}
+
+func (r *receiver) open(v vectors.Message) (envelope.Message, error) {
+	role, _, _ := strings.Cut(strings.TrimPrefix(v.Publisher, r.Site+"/"), "/")
+	switch {
+	case v.Statement:
+		return envelope.ParseStatement(v.Raw, v.MaxBytes)
+	case r.ring.Holds(pki.Role(role)):
+		return envelope.Open(v.Raw, v.MaxBytes, r.ring.Find)
+	default:
+		return envelope.Parse(v.Raw, v.MaxBytes)
+	}
+}
+
+func (r *receiver) signature(m *envelope.Message) envelope.Reason {
+	id, leaf, err := m.VerifySignature(r.verifier, time.UnixMilli(m.Time))
+	if err != nil {
+		return envelope.ReasonOf(err)
+	}
+	match, pinned := r.document.Pinned(id.Sender(), leaf)
+	if !match && (pinned || id.Role == pki.RoleMonitor || id.Role == pki.RoleApprover) {
+		return envelope.BadPin
+	}
+	return envelope.Accepted
+}
+
+var verdicts = map[replay.Verdict]envelope.Reason{
+	replay.Fresh: envelope.Accepted, replay.Redelivery: envelope.Redelivered, replay.Collision: envelope.NonceCollision,
+	replay.Clone: envelope.Cloned, replay.BeforeStart: envelope.BeforeStart, replay.Full: envelope.WindowsFull,
+	replay.Unavailable: envelope.WindowsFailed, replay.Repeat: envelope.Replayed, replay.Late: envelope.Replayed, replay.Refused: envelope.Replayed,
+}
