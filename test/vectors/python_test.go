@@ -17,9 +17,9 @@ import (
 	"levee/test/vectors"
 )
 
-// python runs the second implementation, which was written from
-// docs/envelope.md alone, over the cases in dir.
-func python(t *testing.T, dir string) {
+// python runs a command of the second implementation, which was written from
+// docs/envelope.md alone.
+func python(t *testing.T, command ...string) {
 	t.Helper()
 	const script = "../../scripts/levee_envelope.py"
 	if _, err := os.Stat(script); err != nil {
@@ -27,7 +27,7 @@ func python(t *testing.T, dir string) {
 	}
 	interpreter := programs.Need(t, "python3", "apt-get install python3")
 	programs.Need(t, "openssl", "apt-get install openssl")
-	out, err := exec.Command(interpreter, script, "vectors", dir).CombinedOutput()
+	out, err := exec.Command(interpreter, append([]string{script}, command...)...).CombinedOutput()
 	if err != nil {
 		t.Errorf("%v\n%.20000s", err, out)
 	} else {
@@ -35,7 +35,10 @@ func python(t *testing.T, dir string) {
 	}
 }
 
-func TestPythonAgrees(t *testing.T) { python(t, ".") }
+func TestPythonAgrees(t *testing.T) { python(t, "vectors", ".") }
+
+// It has tests of its own: each rule of the page, and the page's example.
+func TestPythonTestsItself(t *testing.T) { python(t, "selftest") }
 
 // What no author of cases thought of: messages changed at random, the same
 // ones each time. The receivers have no keys, so that a change reaches the
@@ -70,7 +73,7 @@ func TestPythonAgreesOnChangedMessages(t *testing.T) {
 		}
 	}
 	t.Log(expected)
-	python(t, dir)
+	python(t, "vectors", dir)
 }
 
 // scraps are what a change puts in: what the grammar is made of, and what it
