@@ -6,6 +6,10 @@
 // it counts those of them that were seen all the same: nobody vouches for them.
 // It needs no key: whoever can verify the digest's signature can use it. It does
 // not verify that signature itself; the caller has.
+//
+// It guarantees as well that a flood of messages from invented senders leaves
+// no lasting trace: a sender that it has not heard of may lose what waits until
+// its first digest, and one with more than 64 messages waiting may lose them.
 package confirm
 
 import (
@@ -64,84 +68,6 @@ type Result struct {
 	Missing   int // neither seen nor declared dropped
 	Dropped   int // declared dropped, in this range and in earlier ones
 	Unvouched int // seen, and never to be vouched for: declared dropped, or left out by the digests
-}
-
-// Tracker remembers the hashes of messages until a digest covers them. It is
-// not safe for concurrent use.
-type Tracker struct {
-	senders map[string]*pending
-	held    int
-}
-
-// pending is one sender's messages of one boot that wait.
-type pending struct {
-	boot   uint64
-	hashes map[uint64][sha256.Size]byte
-	lowest uint64 // what is below it is settled
-}
-
-// NewTracker returns an empty tracker.
-func NewTracker() *Tracker { return &Tracker{senders: make(map[string]*pending)} }
-
-// Add notes a message that passed the receiver's checks. raw is the whole
-// envelope. Digests are messages too: each counts in the one after it.
-func (t *Tracker) Add(sender string, nonce envelope.Nonce, raw []byte) {
-	p := t.senders[sender]
-	switch {
-	case p == nil && len(t.senders) >= MaxSenders:
-		return
-	case p == nil:
-		p = &pending{boot: nonce.Boot, hashes: make(map[uint64][sha256.Size]byte)}
-		t.senders[sender] = p
-	case nonce.Boot > p.boot:
-		t.forget(p)
-		p.boot, p.lowest = nonce.Boot, 0
-	case nonce.Boot < p.boot || nonce.Seq < p.lowest:
-		return
-	}
-	if len(p.hashes) >= MaxPending || t.held >= MaxHeld {
-		t.forget(p)
-	}
-	if t.held >= MaxHeld {
-		return
-	}
-	before := len(p.hashes)
-	p.hashes[nonce.Seq] = sha256.Sum256(raw)
-	t.held += len(p.hashes) - before
-}
-
-// forget drops what is held of a sender.
-func (t *Tracker) forget(p *pending) {
-	t.held -= len(p.hashes)
-	p.hashes = make(map[uint64][sha256.Size]byte)
-}
-
-// Settle holds a verified digest of sender against what was added before it,
-// and forgets what it covers.
-func (t *Tracker) Settle(sender string, d wire.Digest) Result {
-	p := t.senders[sender]
-	if p == nil || envelope.FormatBoot(p.boot) != d.Boot {
-		return Check(d, func(uint64) (sum [sha256.Size]byte, seen bool) { return sum, false })
-	}
-	r := Check(d, func(seq uint64) (sum [sha256.Size]byte, seen bool) {
-		sum, seen = p.hashes[seq]
-		return sum, seen
-	})
-	if r.Outcome == Malformed {
-		return r
-	}
-	for seq := range p.hashes {
-		if seq > d.Last {
-			continue
-		}
-		if seq < d.First {
-			r.Unvouched++
-		}
-		delete(p.hashes, seq)
-		t.held--
-	}
-	p.lowest = max(p.lowest, d.Last+1)
-	return r
 }
 
 // Check holds a verified digest against the hashes of whole envelopes that seen

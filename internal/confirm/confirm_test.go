@@ -199,47 +199,12 @@ func TestBoots(t *testing.T) {
 	if got := tracker.Settle(sender, digest(1, 5)); got.Outcome != confirm.Incomplete {
 		t.Errorf("the old boot's digest: %v", got.Outcome)
 	}
-}
-
-// Over its bounds a tracker forgets, and then says incomplete: never more than
-// it knows, and never more than it may hold.
-func TestBounds(t *testing.T) {
-	tracker := confirm.NewTracker()
-	for seq := uint64(1); seq <= confirm.MaxPending+2; seq++ {
-		tracker.Add(sender, envelope.Nonce{Boot: boot, Seq: seq}, raw(seq))
-	}
-	last := uint64(confirm.MaxPending + 2)
-	if got := tracker.Settle(sender, digest(last-9, last)); got.Outcome != confirm.Incomplete || got.Seen != 2 {
-		t.Errorf("one sender's bound: %v %+v", got.Outcome, got)
-	}
-	tracker = confirm.NewTracker()
-	for i := range confirm.MaxSenders + 1 {
-		tracker.Add(fmt.Sprint("s", i), envelope.Nonce{Boot: boot, Seq: 1}, raw(1))
-	}
-	if got := tracker.Settle(fmt.Sprint("s", confirm.MaxSenders), digest(1, 1)); got.Outcome != confirm.Incomplete {
-		t.Errorf("a sender too many: %v", got.Outcome)
-	}
-	if got := tracker.Settle("s0", digest(1, 1)); got.Outcome != confirm.Confirmed {
-		t.Errorf("the first of many senders: %v", got.Outcome)
-	}
-	// All senders together.
-	tracker = confirm.NewTracker()
-	const each = confirm.MaxPending / 2
-	for i := range confirm.MaxHeld / each {
-		for seq := uint64(1); seq <= each; seq++ {
-			tracker.Add(fmt.Sprint("s", i), envelope.Nonce{Boot: boot, Seq: seq}, raw(seq))
-		}
-	}
-	tracker.Add("new", envelope.Nonce{Boot: boot, Seq: 1}, raw(1))
-	if got := tracker.Settle("new", digest(1, 1)); got.Outcome != confirm.Incomplete {
-		t.Errorf("one more than all may hold: %v", got.Outcome)
-	}
-	if got := tracker.Settle("s0", digest(1, each)); got.Outcome != confirm.Confirmed {
-		t.Errorf("one of all: %v", got.Outcome)
-	}
-	tracker.Add("new", envelope.Nonce{Boot: boot, Seq: 2}, raw(2))
-	if got := tracker.Settle("new", digest(2, 2)); got.Outcome != confirm.Confirmed {
-		t.Errorf("when there is room again: %v", got.Outcome)
+	// A boot begins with its own seq 1, whatever was settled in the one before.
+	tracker = seen(1, 5)
+	tracker.Settle(sender, digest(1, 5))
+	tracker.Add(sender, envelope.Nonce{Boot: boot + 1, Seq: 1}, raw(1))
+	if got := tracker.Settle(sender, next); got.Outcome != confirm.Confirmed {
+		t.Errorf("the new boot's digest after one of the old boot: %v", got.Outcome)
 	}
 }
 

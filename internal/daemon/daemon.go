@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -29,6 +30,25 @@ const (
 	ExitUsage   = 2
 )
 
+// usage is what every part says of itself; the arguments are its name, and that
+// without "levee-".
+const usage = `usage: %[1]s --config FILE [--check]
+
+Runs one %[2]s of a Levee site until it is told to stop. It logs on standard
+error: JSON lines, or text on a terminal.
+
+  --config FILE  its configuration (YAML), which levee pki apply has made
+  --check        open everything that the configuration names, then exit. Run it
+                 as the part's own user, and not beside the running part. If
+                 this is the first start, it makes the state directory.
+  --help         show this text
+
+SIGTERM and SIGINT drain: what waits is sent or kept before it exits. A second
+one kills.
+
+Exit codes: 0 stopped, or the check is good; 1 failed; 2 wrong usage.
+`
+
 // Part runs until its context ends, and returns when it has stopped whole.
 type Part interface {
 	Run(ctx context.Context) error
@@ -40,8 +60,10 @@ type Part interface {
 func Main[P Part](name string, args []string, stderr *os.File, open func(configFile string, log *slog.Logger) (P, error)) int {
 	flags := flag.NewFlagSet(name, flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	config := flags.String("config", "", "the configuration `FILE` (YAML)")
-	check := flags.Bool("check", false, "read the configuration and everything that it names, then exit")
+	config := flags.String("config", "", "")
+	check := flags.Bool("check", false, "")
+	// The library would spell the options with one dash.
+	flags.Usage = func() { fmt.Fprintf(stderr, usage, name, strings.TrimPrefix(name, "levee-")) }
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return ExitOK
@@ -49,7 +71,7 @@ func Main[P Part](name string, args []string, stderr *os.File, open func(configF
 		return ExitUsage
 	}
 	if *config == "" || flags.NArg() != 0 {
-		fmt.Fprintf(stderr, "usage: %s --config FILE [--check]\n", name)
+		flags.Usage()
 		return ExitUsage
 	}
 	written := newLines(stderr, NewLog(stderr, slog.LevelInfo))

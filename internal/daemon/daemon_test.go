@@ -90,8 +90,19 @@ func TestUsage(t *testing.T) {
 			t.Errorf("%s: it was opened", name)
 			return nil, errors.New("opened")
 		})
-		if code != test.code || !strings.Contains(stderr, "config") {
+		if code != test.code || !strings.Contains(stderr, "usage: levee-test --config FILE [--check]\n") || strings.Contains(stderr, "%!") {
 			t.Errorf("%s: code %d, %q", name, code, stderr)
+		}
+	}
+}
+
+// The help says what a part is for, and what --check does beyond reading.
+func TestHelp(t *testing.T) {
+	_, text := run(t, []string{"--help"}, nil)
+	for _, said := range []string{"Runs one test of a Levee site", "\n  --config FILE ", "\n  --check ", "as the part's own user", "not beside the running part",
+		"makes the state directory", "SIGTERM", "drain", "Exit codes: 0 ", "; 1 failed; 2 wrong usage"} {
+		if !strings.Contains(text, said) {
+			t.Errorf("it does not say %q: %s", said, text)
 		}
 	}
 }

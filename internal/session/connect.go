@@ -21,7 +21,7 @@ import (
 const (
 	keepAlive    = 20 * time.Second
 	firstBackOff = 250 * time.Millisecond
-	lastBackOff  = 10 * time.Second // the longest wait is below replayAge: it alone loses no reading
+	lastBackOff  = 8 * time.Second // waits are 10 s at most, which is below replayAge: they alone lose no reading
 	ackTimeout   = 5 * time.Second
 	drainTimeout = 3 * time.Second
 	grace        = 250 * time.Millisecond // that the library is given to stop, or to say why it did
@@ -42,7 +42,7 @@ func (b *backOff) after(up time.Duration) time.Duration {
 	if b.bound == 0 || up > b.bound {
 		b.bound = firstBackOff
 	}
-	wait := b.bound/4 + rand.N(b.bound)
+	wait := b.bound/4 + rand.N(b.bound) // a quarter: it is no storm, whatever is drawn
 	b.bound = min(2*b.bound, lastBackOff)
 	return wait
 }

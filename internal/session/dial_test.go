@@ -206,6 +206,20 @@ func TestBackOff(t *testing.T) {
 	if len(seen) < 30 || longest-shortest < lastBackOff/4 {
 		t.Errorf("%d different waits of 40, from %v to %v: clients would come back together", len(seen), shortest, longest)
 	}
+	const promised = 10 * time.Second // docs/deploying.md
+	above := 0
+	for range 1000 {
+		wait := b.after(0)
+		if wait > promised {
+			t.Fatalf("waits %v", wait)
+		}
+		if wait > lastBackOff {
+			above++
+		}
+	}
+	if above == 0 || promised >= replayAge {
+		t.Errorf("%d waits of 1000 are above %v", above, lastBackOff)
+	}
 	if b.after(lastBackOff) < lastBackOff/4 {
 		t.Error("a connection that broke soon was taken for a good one")
 	}

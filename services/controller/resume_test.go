@@ -47,6 +47,29 @@ func TestRestart(t *testing.T) {
 	})
 }
 
+// TestRestartLateInALife crashes when a limit has only 3 s left: it is in force
+// again for these 3 s, and no longer, and its end is told.
+func TestRestartLateInALife(t *testing.T) {
+	bubble(t, func(r *rig) {
+		limit := enable(30 * time.Second)
+		r.send(limit)
+		r.expect("enable_rate_limiting active")
+		r.sleep(26 * time.Second)
+		r.restart(func() { r.sleep(time.Second) })
+		r.expect()
+		r.expectState("web-1", "limit 5/10")
+		if got := r.lb.now("web-1").RateLimit.Until.UnixMilli(); got != until(limit) {
+			t.Errorf("until %d, want %d", got, until(limit))
+		}
+		r.sleep(3*time.Second - time.Millisecond)
+		r.expect()
+		r.expectState("web-1", "limit 5/10")
+		r.sleep(time.Millisecond)
+		r.expect("enable_rate_limiting lapsed")
+		r.expectState("web-1", "nothing")
+	})
+}
+
 // TestRestartKeepsTheOrder restarts after renewals and ends, and compares the
 // state with that of a controller that was never restarted.
 func TestRestartKeepsTheOrder(t *testing.T) {

@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"time"
 
 	"levee/internal/config"
 	"levee/internal/session"
 	"levee/internal/site"
+	"levee/internal/wire"
 	"levee/pki"
 	"levee/services/sensor/measure"
 )
@@ -17,13 +20,32 @@ import (
 // Settings are a sensor's configuration file.
 type Settings struct {
 	site.Settings `yaml:",inline"`
-	// Interval is the time between two readings; DefaultInterval if absent.
+	// Interval is the time between two readings, from MinInterval to
+	// MaxInterval; DefaultInterval if absent.
 	Interval time.Duration `yaml:"interval"`
 	// SYNMethod is how received SYNs are counted: auto (the best that the
-	// privileges allow), nftables, af_packet or estimate.
+	// privileges allow; the default), nftables, af_packet or estimate.
 	SYNMethod string `yaml:"syn_method"`
 	// Digest is the interval of digests; a minute if absent.
 	Digest time.Duration `yaml:"digest_interval,omitempty"`
+}
+
+// MaxInterval is the longest interval: a monitor calls a server silent from
+// which it has heard nothing for a minute.
+const MaxInterval = time.Minute
+
+// synMethods are what syn_method may be, the default first.
+var synMethods = []string{"auto", wire.SYNNFTables, wire.SYNPacket, wire.SYNEstimate}
+
+// check refuses what measures nothing, or not what was asked for.
+func (s *Settings) check() error {
+	if s.Interval < MinInterval || s.Interval > MaxInterval {
+		return fmt.Errorf("interval: %s is not from %s to %s", s.Interval, MinInterval, MaxInterval)
+	}
+	if !slices.Contains(synMethods, s.SYNMethod) {
+		return fmt.Errorf("syn_method: %q is none of %s", s.SYNMethod, strings.Join(synMethods, ", "))
+	}
+	return nil
 }
 
 // Part is a sensor with its session, as a process runs it.
@@ -36,11 +58,14 @@ type Part struct {
 
 // Open reads a sensor's configuration file and everything that it names.
 func Open(file string, log *slog.Logger) (*Part, error) {
-	p := &Part{log: log}
+	p := &Part{log: log, settings: Settings{Interval: DefaultInterval, SYNMethod: synMethods[0]}}
 	if err := config.Load(file, &p.settings); err != nil {
 		return nil, err
 	}
-	if p.settings.SYNMethod == "auto" {
+	if err := p.settings.check(); err != nil {
+		return nil, fmt.Errorf("reading configuration %s: %w", file, err)
+	}
+	if p.settings.SYNMethod == synMethods[0] {
 		p.settings.SYNMethod = measure.Auto
 	}
 	var err error

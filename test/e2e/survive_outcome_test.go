@@ -22,17 +22,19 @@ func (s *survival) replay(t *testing.T) {
 	s.start(t, pki.RoleBroker, pki.RoleRecorder, pki.RoleController, pki.RoleSensor)
 	s.alive[pki.RoleBroker].awaitLog(t, 0, entry{"msg": "broker listens"})
 	s.load.victim.Store(nil)
-	s.stillLimited(t, server)
+	s.limitedAgain(t, server)
 	thief := &thief{survival: s, party: s.steal(t, pki.RoleMonitor, "mon-1"), heard: s.ear.matching(aCommand)}
 	thief.strike(t)
 	s.recovered(t, began, []pki.Role{pki.RoleBroker, pki.RoleRecorder, pki.RoleController, pki.RoleSensor}, nil)
 
-	// Until its end, and not beyond: not after a crash late in its life, nor
-	// after one that comes later, nor because somebody says it again.
+	// Until its end, whenever in its life its controller dies, and not beyond:
+	// not after a crash that comes later, nor because somebody says it again.
 	until := s.ear.until(server)
-	time.Sleep(time.Until(until.Add(-8 * time.Second)))
-	s.crash(t, []pki.Role{pki.RoleController})
-	s.stillLimited(t, server)
+	for _, left := range []time.Duration{14 * time.Second, 7500 * time.Millisecond} {
+		time.Sleep(time.Until(until.Add(-left)))
+		s.restart(t, pki.RoleController)
+		s.limitedAgain(t, server)
+	}
 	time.Sleep(time.Until(until))
 	for _, server := range victims {
 		s.free(t, server)
@@ -43,6 +45,19 @@ func (s *survival) replay(t *testing.T) {
 	thief.strike(t)
 	for _, server := range victims {
 		s.free(t, server)
+	}
+}
+
+// limitedAgain requires that a limit is in force once its controller is up
+// again. How long that takes does not count, but it has to leave time to see it.
+func (s *survival) limitedAgain(t *testing.T, server string) {
+	t.Helper()
+	s.alive[pki.RoleController].awaitLog(t, 0, entry{"msg": "connected"})
+	left := time.Until(s.ear.until(server))
+	limited := s.stillLimited(t, server)
+	t.Logf("the controller is up again %s before the limit's end: limited %v", left, limited)
+	if !limited && left > 5*time.Second {
+		t.Errorf("the pool of %s was not limited again", server)
 	}
 }
 

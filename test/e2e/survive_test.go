@@ -143,13 +143,20 @@ func (s *survival) crash(t *testing.T, roles []pki.Role) {
 	}
 	var since time.Time
 	for _, role := range roles {
-		s.archive.read(t)
-		s.alive[role].kill(t)
-		s.archive.read(t)
-		since = time.Now()
-		s.start(t, role)
+		since = s.restart(t, role)
 	}
 	s.recovered(t, since, roles, marks)
+}
+
+// restart kills a part and starts it again at once.
+func (s *survival) restart(t *testing.T, role pki.Role) (since time.Time) {
+	t.Helper()
+	s.archive.read(t)
+	s.alive[role].kill(t)
+	s.archive.read(t)
+	since = time.Now()
+	s.start(t, role)
+	return since
 }
 
 // crashAll kills everything and starts it again, the recorder last: before that
@@ -248,7 +255,8 @@ func (s *survival) commanded(t *testing.T, server string, since time.Time) {
 }
 
 // stillLimited waits until a pool is limited, for as long as a signed status
-// says that it is. It reports whether it was.
+// says that it is. It reports whether it was, and fails the test if it was not
+// although there was a lot of time.
 func (s *survival) stillLimited(t *testing.T, server string) (limited bool) {
 	t.Helper()
 	began := time.Now()

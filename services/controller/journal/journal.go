@@ -26,6 +26,7 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	"levee/internal/wire"
 )
@@ -44,6 +45,7 @@ var (
 	ErrFull    = errors.New("the journal has no room for another command of this sender")
 	ErrUnknown = errors.New("not in the journal")
 	ErrSize    = errors.New("too large for the journal")
+	ErrInUse   = errors.New("in use by another process: is another levee-controller running?")
 )
 
 // Config says where a journal is and how much it holds.
@@ -122,6 +124,9 @@ func Open(cfg Config) (*Journal, error) {
 		return nil, fmt.Errorf("opening journal: %w", err)
 	}
 	db, err := bolt.Open(cfg.Path, 0o600, &bolt.Options{Timeout: lockWait})
+	if errors.Is(err, bolterrors.ErrTimeout) {
+		return nil, fmt.Errorf("opening journal %s: %w", cfg.Path, ErrInUse)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("opening journal %s: %w", cfg.Path, err)
 	}

@@ -220,7 +220,6 @@ func TestOpenRefuses(t *testing.T) {
 		},
 		"no such directory":    func(t *testing.T) Config { return Config{Path: filepath.Join(t.TempDir(), "no", "db"), Margin: margin} },
 		"a directory":          func(t *testing.T) Config { return Config{Path: t.TempDir(), Margin: margin} },
-		"held by another":      func(t *testing.T) Config { return open(t, Config{}).cfg },
 		"an entry of nonsense": spoiled([]byte("not json"), key(1).bytes()),
 		"an empty entry":       spoiled([]byte("{}"), key(1).bytes()),
 		"a key of nonsense":    spoiled([]byte("{}"), []byte("short")),
@@ -232,6 +231,10 @@ func TestOpenRefuses(t *testing.T) {
 				t.Error("opened")
 			}
 		})
+	}
+	// A person is told what holds it, and not only that it took too long.
+	if _, err := Open(open(t, Config{}).cfg); !errors.Is(err, ErrInUse) {
+		t.Errorf("held by another: %v", err)
 	}
 	t.Run("a symbolic link", func(t *testing.T) {
 		link := filepath.Join(t.TempDir(), "link")
