@@ -1,8 +1,10 @@
 package console
 
 import (
+	"slices"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"levee/internal/feed"
@@ -29,22 +31,29 @@ type board struct {
 	online     bool
 	since      int64 // that the broker is there, or gone
 	readings
-	incidents table[incident]
-	commands  table[order]
+	incidents table[incident, *incident]
+	commands  table[order, *order]
+	monitors  map[string]*monitor
 	public    public
 	notices   []notice
+	partial   map[string]int // digests in a row that were incomplete, by sender
 	refusals  map[string]uint64
 	lost      uint64
+	unsaid    uint64 // events that could not be put into words
 }
 
 func newBoard(site, name string, now time.Time) *board {
 	return &board{site: site, name: name, started: now.UnixMilli(), since: now.UnixMilli(), readings: newReadings(),
-		incidents: newTable[incident](maxIncidents), commands: newTable[order](maxCommands), public: newPublic(), refusals: make(map[string]uint64)}
+		incidents: newTable[incident](maxIncidents), commands: newTable[order](maxCommands), monitors: make(map[string]*monitor),
+		public: newPublic(), partial: make(map[string]int), refusals: make(map[string]uint64)}
 }
 
 // note takes a message that passed the session's checks. It returns false for
 // one that does not hold what its topic carries.
 func (b *board) note(d session.Delivery, l feed.Line) bool {
+	if d.Topic.Role == "monitor" && l.Verification == feed.Verified {
+		b.hear(d.Topic.Name, l)
+	}
 	switch d.Topic.Kind {
 	case wire.KindCPU, wire.KindRAM, wire.KindNetwork:
 		return b.readings.note(d, l)
@@ -60,31 +69,63 @@ func (b *board) note(d session.Delivery, l feed.Line) bool {
 	return true
 }
 
-// notice is a digest that is not what it should be.
+// notice is what was wrong with a sender's digests: one for each sender and
+// outcome, the newest of it.
 type notice struct {
 	Received int64  `json:"received"`
 	Sender   string `json:"sender"`
 	Outcome  string `json:"outcome"`
 	First    uint64 `json:"first"`
 	Last     uint64 `json:"last"`
+	Count    uint64 `json:"count"`
 }
 
 // alarming are the outcomes that no honest sender causes over an honest
 // broker. A range that was not seen whole is no such thing: whoever begins to
-// listen in the middle of one sees that.
+// listen in the middle of one sees that. Two in a row are.
 var alarming = map[string]bool{"malformed": true, "contradicted": true, "disowned": true}
+
+// readWhole are the roles of which the console reads all that they publish: of
+// others it sees a part, and their digests are incomplete here by nature.
+var readWhole = map[string]bool{"sensor": true, "monitor": true, "controller": true}
+
+const incomplete = "incomplete"
 
 // confirm takes what a sender's digest settled.
 func (b *board) confirm(d session.Delivery, l feed.Line) {
-	if alarming[l.Verification] {
-		if len(b.notices) >= maxNotices {
-			b.notices = b.notices[1:]
-		}
-		b.notices = append(b.notices, notice{Received: l.Received, Sender: l.Sender, Outcome: l.Verification, First: l.First, Last: l.Last})
+	again := b.inRow(l, readWhole[d.Topic.Role]) > 1
+	if alarming[l.Verification] || again {
+		b.notice(l)
 	}
 	if d.Topic.Role == "sensor" {
 		b.readings.confirm(d.Topic.Name, l)
 	}
+}
+
+// inRow counts a sender's digests that were incomplete one after the other.
+func (b *board) inRow(l feed.Line, whole bool) int {
+	if !whole || l.Verification != incomplete {
+		delete(b.partial, l.Sender)
+		return 0
+	}
+	if _, known := b.partial[l.Sender]; !known && len(b.partial) >= maxServers {
+		return 0
+	}
+	b.partial[l.Sender]++
+	return b.partial[l.Sender]
+}
+
+func (b *board) notice(l feed.Line) {
+	n := notice{Received: l.Received, Sender: l.Sender, Outcome: l.Verification, First: l.First, Last: l.Last, Count: 1}
+	same := func(o notice) bool { return o.Sender == n.Sender && o.Outcome == n.Outcome }
+	if i := slices.IndexFunc(b.notices, same); i >= 0 {
+		n.Count += b.notices[i].Count
+		b.notices = slices.Delete(b.notices, i, i+1)
+	}
+	if len(b.notices) >= maxNotices {
+		b.notices = slices.Delete(b.notices, 0, 1)
+	}
+	b.notices = append(b.notices, n)
 }
 
 // link notes whether the broker is there, and reports a change.
@@ -104,15 +145,27 @@ type beat struct {
 	Since       int64             `json:"since"`
 	Refusals    map[string]uint64 `json:"refusals"`
 	Notices     []notice          `json:"notices"`
+	Monitors    []monitor         `json:"monitors"`
 	Lost        uint64            `json:"lost"`         // messages that came faster than they could be checked
 	MoreServers uint64            `json:"more_servers"` // readings of servers that found no place
 	Skipped     uint64            `json:"skipped"`      // readings that came too fast to be shown
 	Unshown     uint64            `json:"unshown"`      // public messages that were left out, in all
+	// Open incidents, and commands whose end had not come, that lost their
+	// place.
+	CrowdedAlerts   uint64 `json:"crowded_alerts"`
+	CrowdedCommands uint64 `json:"crowded_commands"`
+	Unsaid          uint64 `json:"unsaid"` // events that could not be sent
 }
 
 func (b *board) beat(now time.Time) beat {
-	return beat{Now: now.UnixMilli(), Online: b.online, Since: b.since, Refusals: b.refusals,
-		Notices: b.notices, Lost: b.lost, MoreServers: b.readings.homeless, Skipped: b.readings.skipped, Unshown: b.public.unshown}
+	monitors := make([]monitor, 0, len(b.monitors))
+	for _, m := range b.monitors {
+		monitors = append(monitors, *m)
+	}
+	slices.SortFunc(monitors, func(a, b monitor) int { return strings.Compare(a.Name, b.Name) })
+	return beat{Now: now.UnixMilli(), Online: b.online, Since: b.since, Refusals: b.refusals, Notices: b.notices, Monitors: monitors,
+		Lost: b.lost, MoreServers: b.readings.homeless, Skipped: b.readings.skipped, Unshown: b.public.unshown,
+		CrowdedAlerts: b.incidents.crowded, CrowdedCommands: b.commands.crowded, Unsaid: b.unsaid}
 }
 
 // whole is the event that a reader begins with.
@@ -133,8 +186,12 @@ type update struct {
 	Marks    []mark     `json:"marks,omitempty"`    // what digests say of points
 	Alerts   []incident `json:"alerts,omitempty"`
 	Commands []order    `json:"commands,omitempty"`
-	Public   []message  `json:"public,omitempty"`
-	Unshown  uint64     `json:"unshown"` // public messages that were left out, in all
+	// Keys of rows that lost their place. A key may stand here and above: the
+	// row went, and came back.
+	GoneAlerts   []string  `json:"gone_alerts,omitempty"`
+	GoneCommands []string  `json:"gone_commands,omitempty"`
+	Public       []message `json:"public,omitempty"`
+	Unshown      uint64    `json:"unshown"` // public messages that were left out, in all
 }
 
 func (b *board) snapshot(now time.Time) whole {
@@ -144,22 +201,36 @@ func (b *board) snapshot(now time.Time) whole {
 
 // changes returns what has changed since it was asked last.
 func (b *board) changes(now time.Time) (update, bool) {
-	u := update{Now: now.UnixMilli(), Alerts: b.incidents.changed(), Commands: b.commands.changed()}
+	u := update{Now: now.UnixMilli()}
+	u.Alerts, u.GoneAlerts = b.incidents.changed()
+	u.Commands, u.GoneCommands = b.commands.changed()
 	u.Servers, u.Gone, u.Readings, u.Marks = b.readings.changed()
 	u.Public, u.Unshown = b.public.changed()
 	some := len(u.Servers)+len(u.Gone)+len(u.Readings)+len(u.Marks)+len(u.Alerts)+len(u.Commands)+len(u.Public) > 0
 	return u, some
 }
 
-// clip returns at most limit bytes of s as valid UTF-8.
+// clip returns at most limit bytes of s as valid UTF-8, with a space for each
+// line break and control character, and without what is not seen and moves or
+// hides what is.
 func clip(s string, limit int) string {
+	s = strings.Map(func(r rune) rune {
+		switch {
+		case unicode.Is(unicode.Cf, r):
+			return -1
+		case unicode.In(r, unicode.Cc, unicode.Zl, unicode.Zp):
+			return ' '
+		default:
+			return r
+		}
+	}, strings.ToValidUTF8(s, "\uFFFD"))
 	if len(s) > limit {
 		for limit > 0 && !utf8.RuneStart(s[limit]) {
 			limit--
 		}
 		s = s[:limit] + "…"
 	}
-	return strings.ToValidUTF8(s, "\uFFFD")
+	return s
 }
 
 // word clips a short text.

@@ -1,13 +1,11 @@
 package console
 
 import (
-	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
 
-	"levee/envelope"
 	"levee/internal/session"
 	"levee/internal/wire"
 )
@@ -36,7 +34,7 @@ func TestMarks(t *testing.T) {
 		{"an unsigned digest", []session.Delivery{one, two, three, unsigned}, []int{0, 0, 0}, ""},
 		{"another's digest", []session.Delivery{one, two, three, digest(t, "web-2", 4, 1, at, one, two, three)}, []int{0, 0, 0}, ""},
 	} {
-		h := newHub("melb", "desk-1", began)
+		h := newHub("melb", "desk-1", began, quiet())
 		for _, d := range test.in {
 			if !h.deliver(d) {
 				t.Fatalf("%s: refused", test.name)
@@ -80,7 +78,7 @@ func marksOf(points [][]float64) (marks []int) {
 
 // A digest of an earlier run of the sensor says nothing of this one.
 func TestDigestOfAnotherBoot(t *testing.T) {
-	h := newHub("melb", "desk-1", began)
+	h := newHub("melb", "desk-1", began, quiet())
 	one := cpu(t, "web-1", 1, 10, began)
 	h.deliver(one)
 	late := cpu(t, "web-1", 1, 11, began)
@@ -97,19 +95,45 @@ func TestDigestOfAnotherBoot(t *testing.T) {
 // What no sensor measures is refused, and shows nowhere.
 func TestContentIsChecked(t *testing.T) {
 	id := wire.NewID()
+	alert := func(change func(*wire.Alert)) session.Delivery {
+		a := raised("web-1")
+		change(&a)
+		return delivery(t, "melb/bank_server/alerts/m1", 1, session.ProofSignature, &a, began)
+	}
+	status := func(change func(*wire.Status)) session.Delivery {
+		s := wire.Status{ID: id, Command: wire.EnableRateLimiting, Status: wire.StatusSuccess, State: wire.StateActive, Controller: "lb-1", Server: "web-1"}
+		change(&s)
+		return delivery(t, "melb/bank_server/status/rate_limiting/lb-1", 1, session.ProofSignature, &s, began)
+	}
 	for name, d := range map[string]session.Delivery{
+		"an alert of no state":    alert(func(a *wire.Alert) { a.State = "perhaps" }),
+		"an alert in other words": alert(func(a *wire.Alert) { a.Alert += "." }),
+		"a threshold below zero":  alert(func(a *wire.Alert) { a.Threshold = -1 }),
+		"a threshold beyond all":  alert(func(a *wire.Alert) { a.Threshold = 1e300 }),
+		"a value beyond all":      alert(func(a *wire.Alert) { a.Value = maxCount }),
+		"a value below zero":      alert(func(a *wire.Alert) { a.Value = -0.5 }),
+		"a window of days":        alert(func(a *wire.Alert) { a.Window = 3601 }),
+		"a window below zero":     alert(func(a *wire.Alert) { a.Window = -1 }),
+		"a success that failed":   status(func(s *wire.Status) { s.State = wire.StateFailed }),
+		"a failure in force":      status(func(s *wire.Status) { s.Status = wire.StatusFailure }),
+		"a state of its own":      status(func(s *wire.Status) { s.State = "in force" }),
+		"no state":                status(func(s *wire.Status) { s.State, s.Status = "none", "" }),
+		"a command to nobody":     delivery(t, "melb/bank_server/control/command/monitor/m1", 1, session.ProofSignature, &wire.Command{ID: id, Controller: "a/b"}, began),
+
 		"above all":             cpu(t, "web-1", 1, 100.5, began),
 		"below nothing":         cpu(t, "web-1", 1, -1, began),
 		"another's name":        delivery(t, "melb/bank_server/metrics/cpu/web-1", 1, session.ProofNone, &wire.CPU{Server: "web-2", CPUUsage: 1}, began),
 		"no reading":            delivery(t, "melb/bank_server/metrics/ram/web-1", 1, session.ProofNone, map[string]string{"a": "b"}, began),
+		"next to no interval":   delivery(t, "melb/bank_server/metrics/network/web-1", 1, session.ProofNone, &wire.Network{Server: "web-1", Interval: 5e-324, SYNPacketCount: 1}, began),
+		"a short interval":      delivery(t, "melb/bank_server/metrics/network/web-1", 1, session.ProofNone, &wire.Network{Server: "web-1", Interval: 0.049, SYNPacketCount: 1}, began),
+		"beyond all rates":      delivery(t, "melb/bank_server/metrics/network/web-1", 1, session.ProofNone, &wire.Network{Server: "web-1", Interval: 0.05, SYNPacketCount: maxCount - 1}, began),
 		"no interval":           delivery(t, "melb/bank_server/metrics/network/web-1", 1, session.ProofNone, &wire.Network{Server: "web-1"}, began),
 		"more than can be":      delivery(t, "melb/bank_server/metrics/network/web-1", 1, session.ProofNone, &wire.Network{Server: "web-1", Interval: 1, SYNPacketCount: 1 << 60}, began),
-		"an alert of no state":  delivery(t, "melb/bank_server/alerts/m1", 1, session.ProofSignature, &wire.Alert{Incident: id, State: "perhaps"}, began),
 		"a command and more":    delivery(t, "melb/bank_server/control/command/monitor/m1", 1, session.ProofSignature, map[string]any{"id": id, "more": 1}, began),
 		"another's status":      delivery(t, "melb/bank_server/status/scaling/lb-1", 1, session.ProofSignature, &wire.Status{ID: id, Status: "success", State: "active", Controller: "lb-2"}, began),
 		"a status that is none": delivery(t, "melb/bank_server/status/scaling/lb-1", 1, session.ProofSignature, map[string]string{"id": "x"}, began),
 	} {
-		h := newHub("melb", "desk-1", began)
+		h := newHub("melb", "desk-1", began, quiet())
 		if h.deliver(d) {
 			t.Errorf("%s is taken", name)
 		}
@@ -119,62 +143,10 @@ func TestContentIsChecked(t *testing.T) {
 	}
 }
 
-func TestIncident(t *testing.T) {
-	h := newHub("melb", "desk-1", began)
-	a := wire.Alert{Alert: wire.AlertSYN, State: wire.StateRaised, Incident: wire.NewID(), Server: "web-1", Metric: "syn_packet_count", Value: 900, Threshold: 700, Window: 5}
-	topic := "melb/bank_server/alerts/m1"
-	h.deliver(delivery(t, topic, 1, session.ProofSignature, &a, began))
-	got := told(t, h, began).Alerts
-	if len(got) != 1 || got[0].Ended != 0 || got[0].Raised != began.UnixMilli() || got[0].Value != 900 || got[0].Verification != "verified" || got[0].Monitor != "m1" {
-		t.Errorf("raised: %+v", got)
-	}
-	end := a
-	end.State, end.Value = wire.StateEnded, 3
-	h.deliver(delivery(t, topic, 2, session.ProofSignature, &end, began.Add(time.Minute)))
-	got = told(t, h, began).Alerts
-	if len(got) != 1 || got[0].Ended != began.Add(time.Minute).UnixMilli() || got[0].Raised != began.UnixMilli() || got[0].Value != 900 {
-		t.Errorf("ended: %+v", got)
-	}
-	// Another monitor's word about the same incident is its own.
-	h.deliver(delivery(t, "melb/bank_server/alerts/m2", 1, session.ProofSignature, &a, began))
-	if got := everything(t, h, began).Alerts; len(got) != 2 {
-		t.Errorf("two monitors: %+v", got)
-	}
-}
-
-func TestCommandAndStatus(t *testing.T) {
-	h := newHub("melb", "desk-1", began)
-	c := wire.Command{ID: wire.NewID(), Command: wire.EnableRateLimiting, Controller: "lb-1", Server: "web-1", Issued: began.UnixMilli(), TTL: 30,
-		Parameters: wire.Parameters{RatePerSecond: 5, Burst: 10}, Incident: wire.NewID(), Sensors: []string{"web-1"}}
-	topic := "melb/bank_server/control/command/monitor/m1"
-	h.deliver(delivery(t, topic, 1, session.ProofSignature, &c, began))
-	got := told(t, h, began).Commands
-	if len(got) != 1 || got[0].Status != nil || got[0].Ends != began.Add(30*time.Second).UnixMilli() || got[0].Sender != "melb/monitor/m1" || got[0].Parameters.Burst != 10 {
-		t.Errorf("sent: %+v", got)
-	}
-	h.deliver(delivery(t, topic, 2, session.ProofSignature, &c, began.Add(time.Second)))
-	if got := told(t, h, began).Commands; got != nil {
-		t.Errorf("a repetition: %+v", got)
-	}
-	s := wire.Status{ID: c.ID, Command: c.Command, Status: wire.StatusSuccess, State: wire.StateActive, Controller: "lb-1", Server: "web-1", Until: 5}
-	foreign := s
-	foreign.Controller = "lb-2"
-	h.deliver(delivery(t, "melb/bank_server/status/rate_limiting/lb-2", 1, session.ProofSignature, &foreign, began))
-	h.deliver(delivery(t, "melb/bank_server/status/rate_limiting/lb-1", 1, session.ProofSignature, &s, began))
-	for _, row := range told(t, h, began).Commands {
-		if row.Status == nil || row.Status.State != wire.StateActive || (row.Controller == "lb-1") != (row.Sender != "") {
-			t.Errorf("answered: %+v", row)
-		}
-	}
-	if n := len(everything(t, h, began).Commands); n != 2 {
-		t.Errorf("%d rows: another controller answers for the one that was asked", n)
-	}
-}
-
 // Whatever a captured broker invents, what the board holds is bounded, and
 // what stands on a signature is not crowded out.
 func TestFloodOfServers(t *testing.T) {
-	h := newHub("melb", "desk-1", began)
+	h := newHub("melb", "desk-1", began, quiet())
 	real := cpu(t, "web-1", 1, 10, began)
 	h.deliver(real)
 	h.deliver(digest(t, "web-1", 2, 1, began, real))
@@ -212,7 +184,7 @@ func TestFloodOfServers(t *testing.T) {
 }
 
 func TestFloodOfReadings(t *testing.T) {
-	h := newHub("melb", "desk-1", began)
+	h := newHub("melb", "desk-1", began, quiet())
 	for i := range uint64(20_000) {
 		h.deliver(cpu(t, "web-1", i+1, 1, began.Add(time.Duration(i)*time.Millisecond)))
 	}
@@ -230,7 +202,7 @@ func TestFloodOfReadings(t *testing.T) {
 // Points stand in the order of their times, in whichever they came: a sender
 // repeats its last ones after an outage.
 func TestPointsInOrder(t *testing.T) {
-	h := newHub("melb", "desk-1", began)
+	h := newHub("melb", "desk-1", began, quiet())
 	for i, second := range []int{1, 2, 5, 3, 4, 4} {
 		d := cpu(t, "web-1", uint64(i+1), 1, began.Add(time.Duration(second)*time.Second))
 		d.Received = began.Add(6 * time.Second)
@@ -254,33 +226,9 @@ func TestPointsInOrder(t *testing.T) {
 	}
 }
 
-func TestFloodOfAlertsAndCommands(t *testing.T) {
-	h := newHub("melb", "desk-1", began)
-	long := strings.Repeat("x", 3000)
-	for i := range uint64(2000) {
-		h.deliver(delivery(t, "melb/bank_server/alerts/m1", i+1, session.ProofSignature,
-			&wire.Alert{Alert: long, State: wire.StateRaised, Incident: wire.NewID(), Server: long, Metric: long}, began))
-		h.deliver(delivery(t, "melb/bank_server/control/command/monitor/m1", i+1, session.ProofSignature,
-			&wire.Command{ID: wire.NewID(), Command: long, Controller: long, Server: long, Issued: 1 << 62, TTL: 1 << 62}, began))
-		h.deliver(delivery(t, "melb/bank_server/status/scaling/lb-1", i+1, session.ProofSignature,
-			&wire.Status{ID: wire.NewID(), Controller: "lb-1", Command: long, Status: long, State: long, Reason: long}, began))
-	}
-	got := everything(t, h, began)
-	if len(got.Alerts) != maxIncidents || len(got.Commands) != maxCommands {
-		t.Errorf("%d alerts, %d commands", len(got.Alerts), len(got.Commands))
-	}
-	b, err := json.Marshal(got)
-	if err != nil || len(b) > (maxIncidents+maxCommands)*2000 {
-		t.Errorf("%d bytes, %v", len(b), err)
-	}
-	if u := told(t, h, began); len(u.Alerts) != maxIncidents || len(u.Commands) != maxCommands {
-		t.Errorf("told of %d alerts, %d commands", len(u.Alerts), len(u.Commands))
-	}
-}
-
 // Public messages are few in any second, and the rest is counted.
 func TestFloodOfPublicMessages(t *testing.T) {
-	h := newHub("melb", "desk-1", began)
+	h := newHub("melb", "desk-1", began, quiet())
 	long := strings.Repeat("€", 1300)
 	for i := range 10_000 {
 		h.deliver(guestSays(t, "public/noise", long, began.Add(time.Duration(i)*time.Millisecond)))
@@ -300,17 +248,5 @@ func TestFloodOfPublicMessages(t *testing.T) {
 	}
 	if n := len(everything(t, h, began).Public); n != maxPublic {
 		t.Errorf("%d messages are held", n)
-	}
-}
-
-// Digests that no honest sender signs are kept in sight, the newest of them.
-func TestNotices(t *testing.T) {
-	h := newHub("melb", "desk-1", began)
-	for i := range uint64(100) {
-		h.deliver(delivery(t, "melb/bank_server/digests/monitor/m1", i+1, session.ProofSignature, &wire.Digest{Boot: envelope.FormatBoot(boot), First: 3, Last: 1, Dropped: []wire.Drop{}}, began))
-	}
-	b := h.board.beat(began)
-	if len(b.Notices) != maxNotices || b.Notices[0].Outcome != "malformed" || b.Notices[0].Sender != "melb/monitor/m1" {
-		t.Errorf("%d notices: %+v", len(b.Notices), b.Notices[0])
 	}
 }

@@ -105,7 +105,7 @@ func serve(t *testing.T, l link) *desk {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &desk{hub: newHub("melb", "desk-1", time.Now()), address: listener.Addr().String()}
+	s := &desk{hub: newHub("melb", "desk-1", time.Now(), quiet()), address: listener.Addr().String()}
 	s.page = newPage(listener, s.hub, l, quiet())
 	done := make(chan error, 1)
 	ctx := t.Context() // ends before cleanups run
@@ -214,6 +214,8 @@ type sent struct {
 	Servers []struct {
 		Name    string                 `json:"name"`
 		Outcome string                 `json:"outcome"`
+		Proven  bool                   `json:"proven"`
+		Seen    int64                  `json:"seen"`
 		Points  map[string][][]float64 `json:"points"`
 	} `json:"servers"`
 	Gone     []string `json:"gone"`
@@ -226,6 +228,9 @@ type sent struct {
 	Commands []order    `json:"commands"`
 	Public   []message  `json:"public"`
 	Unshown  uint64     `json:"unshown"`
+
+	GoneAlerts   []string `json:"gone_alerts"`
+	GoneCommands []string `json:"gone_commands"`
 }
 
 // told returns what the hub's next event says.

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strconv"
+	"strings"
 )
 
 // headers go with every answer. The page has no use for anything that they
@@ -20,12 +21,15 @@ var headers = map[string]string{
 	"Referrer-Policy":              "no-referrer",
 	"Permissions-Policy":           "camera=(), clipboard-read=(), display-capture=(), geolocation=(), hid=(), microphone=(), payment=(), serial=(), usb=()",
 	"Cache-Control":                "no-store",
+	// A program that had this port before may have left a service worker,
+	// which would stand between the browser and us.
+	"Clear-Site-Data": `"storage"`,
 }
 
 // guard stands before every handler. It keeps out what a hostile page in the
 // same browser could send here: a name that was bound to our address (DNS
-// rebinding) fails by its Host, a request from another origin by
-// Sec-Fetch-Site, and everything that asks for a change by its method.
+// rebinding) fails by its Host, a request from another origin by its Origin or
+// by Sec-Fetch-Site, and everything that asks for a change by its method.
 type guard struct {
 	hosts map[string]bool
 	next  http.Handler
@@ -57,7 +61,7 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusMethodNotAllowed, "this console changes nothing")
 	case r.ContentLength != 0:
 		refuse(w, http.StatusBadRequest, "a request to this console has no body")
-	case !sameOrigin(r):
+	case !g.sameOrigin(r):
 		refuse(w, http.StatusForbidden, "asked by another site's page")
 	default:
 		g.next.ServeHTTP(w, r)
@@ -66,11 +70,21 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // sameOrigin reports whether our own page asks, or a person who typed the
 // address. A link elsewhere may lead to the page itself: it shows nothing to
-// the page that it came from. What is no browser sends no such header, and can
-// read without a trick.
-func sameOrigin(r *http.Request) bool {
-	switch r.Header.Get("Sec-Fetch-Site") {
-	case "", "same-origin", "none":
+// the page that it came from. A handshake of a WebSocket has no Sec-Fetch-Site,
+// but always an Origin. What is no browser sends neither, and can read without
+// a trick.
+func (g *guard) sameOrigin(r *http.Request) bool {
+	for _, origin := range r.Header.Values("Origin") {
+		if host, plain := strings.CutPrefix(origin, "http://"); !plain || !g.hosts[host] {
+			return false
+		}
+	}
+	switch site := r.Header.Values("Sec-Fetch-Site"); {
+	case len(site) == 0:
+		return true
+	case len(site) > 1:
+		return false // no browser says it twice
+	case site[0] == "same-origin" || site[0] == "none":
 		return true
 	}
 	return r.URL.Path == "/" && r.Header.Get("Sec-Fetch-Mode") == "navigate"

@@ -1,6 +1,7 @@
 package console
 
 import (
+	"bufio"
 	"io"
 	"net"
 	"net/http"
@@ -21,6 +22,9 @@ func TestRefusals(t *testing.T) {
 			r.Header.Set("Sec-Fetch-Site", site)
 			r.Header.Set("Sec-Fetch-Mode", mode)
 		}
+	}
+	origin := func(values ...string) func(*http.Request) {
+		return func(r *http.Request) { r.Header["Origin"] = values }
 	}
 	for _, test := range []struct {
 		name, method, path string
@@ -50,7 +54,17 @@ func TestRefusals(t *testing.T) {
 		{"DELETE", "DELETE", "/", nil, 405},
 		{"OPTIONS", "OPTIONS", "/", nil, 405},
 		{"TRACE", "TRACE", "/", nil, 405},
+		{"our own origin", "GET", "/events", origin("http://" + s.address), 200},
+		{"our own origin by name", "GET", "/js/main.js", origin("http://localhost:" + port), 200},
+		{"another's WebSocket", "GET", "/events", origin("https://attacker.example"), 403},
+		{"our address by another scheme", "GET", "/events", origin("https://" + s.address), 403},
+		{"another port of ours", "GET", "/events", origin("http://127.0.0.1:1"), 403},
+		{"an origin that hides", "GET", "/", origin("null"), 403},
+		{"no origin's name", "GET", "/", origin(""), 403},
+		{"two origins", "GET", "/", origin("http://"+s.address, "http://attacker.example"), 403},
+		{"said twice", "GET", "/events", func(r *http.Request) { r.Header["Sec-Fetch-Site"] = []string{"same-origin", "cross-site"} }, 403},
 		{"a body", "GET", "/", func(r *http.Request) { r.Body, r.ContentLength = io.NopCloser(strings.NewReader("x")), 1 }, 400},
+		{"a body in chunks", "GET", "/", func(r *http.Request) { r.Body, r.ContentLength = io.NopCloser(strings.NewReader("x")), -1 }, 400},
 		{"what is not there", "GET", "/state", nil, 404},
 		{"a directory", "GET", "/js/", nil, 404},
 		{"the licence, which is no part of the page", "GET", "/vendor/LICENSE", nil, 404},
@@ -77,11 +91,32 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// OPTIONS * reaches no handler by itself: the server would answer it.
+func TestGeneralOptionsAreRefused(t *testing.T) {
+	s := serve(t, new(linked))
+	conn, err := net.Dial("tcp", s.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write([]byte("OPTIONS * HTTP/1.1\r\nHost: " + s.address + "\r\n\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response.Body.Close()
+	if response.StatusCode != http.StatusMethodNotAllowed {
+		t.Errorf("answered %d", response.StatusCode)
+	}
+}
+
 // The policy is what stands between a mistake of ours and a script of theirs:
 // it allows our own files and nothing else.
 func TestPolicyIsStrict(t *testing.T) {
 	for name, want := range map[string]string{"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cross-Origin-Resource-Policy": "same-origin",
-		"Cross-Origin-Opener-Policy": "same-origin", "Cache-Control": "no-store", "X-Frame-Options": "DENY"} {
+		"Cross-Origin-Opener-Policy": "same-origin", "Cache-Control": "no-store", "X-Frame-Options": "DENY", "Clear-Site-Data": `"storage"`} {
 		if headers[name] != want {
 			t.Errorf("%s: %q, not %q", name, headers[name], want)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -32,6 +33,7 @@ type link interface {
 // concurrent use.
 type hub struct {
 	mu       sync.Mutex
+	log      *slog.Logger
 	feed     *feed.Feed
 	board    *board
 	id       eventID  // of the newest event
@@ -45,8 +47,8 @@ type hub struct {
 // reader is one stream. Its events are closed when it is let go.
 type reader struct{ events chan []byte }
 
-func newHub(site, name string, now time.Time) *hub {
-	return &hub{feed: feed.New(), board: newBoard(site, name, now), id: eventID{epoch: now.UnixMilli()}, readers: make(map[*reader]struct{})}
+func newHub(site, name string, now time.Time, log *slog.Logger) *hub {
+	return &hub{log: log, feed: feed.New(), board: newBoard(site, name, now), id: eventID{epoch: now.UnixMilli()}, readers: make(map[*reader]struct{})}
 }
 
 // deliver notes a message that passed the session's checks. It returns false
@@ -76,25 +78,31 @@ func (h *hub) refuse(r session.Refusal) {
 
 // join adds a reader, and queues what it must know first: what it missed, if
 // after says where it stood and that is not long ago, else everything.
-func (h *hub) join(after eventID, now time.Time) (*reader, bool) {
+func (h *hub) join(after eventID, now time.Time) (r *reader, ok bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.stopped || len(h.readers) >= maxReaders {
 		return nil, false
 	}
 	h.flush(now)
-	r := &reader{events: make(chan []byte, queueLength)}
+	r = &reader{events: make(chan []byte, queueLength)}
 	if missed := h.id.seq - after.seq; after.epoch == h.id.epoch && after.seq <= h.id.seq && missed <= uint64(len(h.ring)) && missed < queueLength {
 		for _, event := range h.ring[len(h.ring)-int(missed):] {
 			r.events <- event
 		}
 	} else {
 		if h.snapshot == nil {
-			h.snapshot = encode("snapshot", h.id, h.board.snapshot(now))
+			if h.snapshot, ok = h.say("snapshot", h.id, h.board.snapshot(now)); !ok {
+				return nil, false
+			}
 		}
 		r.events <- h.snapshot
 	}
-	r.offer(encode("beat", eventID{}, h.board.beat(now)))
+	beat, ok := h.say("beat", eventID{}, h.board.beat(now))
+	if !ok {
+		return nil, false
+	}
+	r.offer(beat)
 	h.readers[r] = struct{}{}
 	return r, true
 }
@@ -139,8 +147,13 @@ func (h *hub) flush(now time.Time) {
 		return
 	}
 	h.id.seq++
-	event := encode("update", h.id, changes)
 	h.snapshot = nil
+	event, ok := h.say("update", h.id, changes)
+	if !ok { // nobody can be told what it held, so nobody goes on after it
+		h.ring, h.held = nil, 0
+		h.dropAll()
+		return
+	}
 	h.ring = append(h.ring, event)
 	h.held += len(event)
 	for len(h.ring) > ringLength || h.held > ringBytes && len(h.ring) > 0 {
@@ -169,7 +182,11 @@ func (h *hub) run(ctx context.Context, l link) {
 			if h.board.link(l.Online(), now) || now.Sub(beat) >= beatEvery {
 				beat = now
 				h.snapshot = nil
-				h.tell(encode("beat", eventID{}, h.board.beat(now)))
+				if event, ok := h.say("beat", eventID{}, h.board.beat(now)); ok {
+					h.tell(event)
+				} else {
+					h.dropAll()
+				}
 			}
 			h.mu.Unlock()
 		}
@@ -180,24 +197,41 @@ func (h *hub) stop() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.stopped = true
+	h.dropAll()
+}
+
+func (h *hub) dropAll() {
 	for r := range h.readers {
 		h.drop(r)
 	}
+}
+
+// say encodes an event. What is shown was checked when it came, so that this
+// does not fail; if it does, it is logged and counted, and streams end: a page
+// that knows nothing new must not look live.
+func (h *hub) say(name string, id eventID, data any) (event []byte, ok bool) {
+	event, err := encode(name, id, data)
+	if err != nil {
+		h.board.unsaid++
+		h.log.Error("an event could not be sent", slog.String("event", name), slog.Any("error", err))
+		return nil, false
+	}
+	return event, true
 }
 
 // encode returns an event of the stream (WHATWG HTML, section 9.2). Its data is
 // one line: JSON has line breaks in strings only, where they are escaped, and
 // "<", ">" and "&" are escaped too. An event without a place of its own has no
 // id, so that a reader comes back to the one before it.
-func encode(name string, id eventID, data any) []byte {
+func encode(name string, id eventID, data any) ([]byte, error) {
 	b, err := json.Marshal(data)
-	if err != nil { // board's types hold nothing that JSON cannot say
-		b = []byte("{}")
+	if err != nil {
+		return nil, fmt.Errorf("encoding a %s: %w", name, err)
 	}
 	event := make([]byte, 0, len(b)+64)
 	if id != (eventID{}) {
 		event = fmt.Appendf(event, "id: %s\n", id)
 	}
 	event = fmt.Appendf(event, "event: %s\ndata: ", name)
-	return append(append(event, b...), "\n\n"...)
+	return append(append(event, b...), "\n\n"...), nil
 }

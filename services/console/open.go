@@ -48,7 +48,7 @@ func Open(file string, log *slog.Logger) (*Part, error) {
 	if id.Role != pki.RoleConsole {
 		return nil, fmt.Errorf("opening a console: the bundle is of a %s", id.Role)
 	}
-	hub := newHub(id.Site, id.Name, time.Now())
+	hub := newHub(id.Site, id.Name, time.Now(), log)
 	p := new(Part)
 	p.session, err = session.New(session.Config{
 		Bundle:  bundle,

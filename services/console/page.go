@@ -71,6 +71,8 @@ func newPage(listener net.Listener, hub *hub, l link, log *slog.Logger) *page {
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 		ConnState:         p.count,
+		// OPTIONS * is a request like any other, and refused like it.
+		DisableGeneralOptionsHandler: true,
 	}
 	return p
 }

@@ -19,10 +19,14 @@ const (
 	readingRate  = 20
 	readingBurst = 100
 	// silence is how long a server must have said nothing before another may
-	// have its place, in ms.
+	// have its place, in ms. So long in the future is no better: a clock was set
+	// back.
 	silence = 60_000
 	// maxCount bounds a counter: what JavaScript's numbers hold exactly.
 	maxCount = 1 << 53
+	// minInterval is below what any sensor counts over, in seconds. A count
+	// over next to no time would be a rate beyond all numbers.
+	minInterval = 0.05
 )
 
 // point is one reading: [n, t, mark, value…].
@@ -74,11 +78,11 @@ type server struct {
 	Missing   int                `json:"missing,omitempty"`
 	Dropped   int                `json:"dropped,omitempty"`
 	Unvouched int                `json:"unvouched,omitempty"`
+	Proven    bool               `json:"proven,omitempty"` // some digest has vouched for it
 	Points    map[string][]point `json:"points,omitempty"`
 
-	next   uint64
-	proven bool // some digest has vouched for it
-	pace   *rate.Limiter
+	next uint64
+	pace *rate.Limiter
 }
 
 // readings holds the servers and their points.
@@ -118,7 +122,7 @@ func (r *readings) note(d session.Delivery, l feed.Line) bool {
 	p := point{n: s.next, t: min(l.Time, l.Received), mark: l.Verification, values: values, boot: l.Boot, seq: l.Seq}
 	kind := kinds[d.Topic.Kind]
 	s.Points[kind] = insert(s.Points[kind], p)
-	s.Seen = max(s.Seen, l.Received)
+	s.Seen = l.Received // though a clock was set back: what stays in the future never looks old
 	if method != "" && method != s.Method {
 		s.Method = method
 		r.touched[s.Name] = true
@@ -142,13 +146,13 @@ func measured(d session.Delivery) (values []float64, method string, ok bool) {
 		return []float64{m.RAMUsage}, "", ok
 	default:
 		var m wire.Network
-		ok = wire.Decode(d.Payload, &m) == nil && m.Server == d.Topic.Name && m.Interval > 0 && m.Interval <= 3600 &&
+		ok = wire.Decode(d.Payload, &m) == nil && m.Server == d.Topic.Name && m.Interval >= minInterval && m.Interval <= maxSeconds &&
 			m.SYNPacketCount < maxCount && m.ActiveTCPConnections < maxCount
 		if !ok {
 			return nil, "", false
 		}
 		perSecond := math.Round(float64(m.SYNPacketCount)/m.Interval*100) / 100
-		return []float64{perSecond, float64(m.ActiveTCPConnections)}, word(m.SYNMethod), true
+		return []float64{perSecond, float64(m.ActiveTCPConnections)}, word(m.SYNMethod), measurable(perSecond)
 	}
 }
 
@@ -175,7 +179,7 @@ func (r *readings) place(name string, now int64, proven bool) *server {
 	if len(r.servers) >= maxServers {
 		var victim *server
 		for _, s := range r.servers {
-			if !s.proven && (proven || now-s.Seen > silence) && (victim == nil || s.Seen < victim.Seen) {
+			if !s.Proven && (proven || now-s.Seen > silence || s.Seen-now > silence) && (victim == nil || s.Seen < victim.Seen) {
 				victim = s
 			}
 		}
@@ -206,7 +210,7 @@ func (r *readings) confirm(name string, l feed.Line) {
 	if s == nil {
 		return
 	}
-	s.proven = s.proven || vouches
+	s.Proven = s.Proven || vouches
 	s.Outcome, s.Settled, s.Missing, s.Dropped, s.Unvouched = l.Verification, l.Received, l.Missing, l.Dropped, l.Unvouched
 	r.touched[name] = true
 	if l.Verification == "malformed" {

@@ -104,6 +104,12 @@ func (b *browser) count(t *testing.T, selector string) int {
 	return eval[int](t, b, `document.querySelectorAll(`+quote(selector)+`).length`)
 }
 
+// cut names the tables that are wider than their box.
+func (b *browser) cut(t *testing.T) string {
+	t.Helper()
+	return eval[string](t, b, `[...document.querySelectorAll(".scroll")].filter((e) => e.scrollWidth > e.clientWidth).map((e) => e.getAttribute("aria-label")).join(", ")`)
+}
+
 func (b *browser) click(t *testing.T, selector string) {
 	t.Helper()
 	b.do(t, request{"do": "click", "selector": selector})

@@ -41,6 +41,9 @@ func TestConsole(t *testing.T) {
 	})
 	b.sensor(t, "web-3", func(i int) (cpu, ram float64, syn, connections uint64) {
 		x := float64(i)
+		if i%20 == 3 { // no sensor of ours says so: it is refused
+			return 21, 144, 14, 48
+		}
 		return 21 + 6*math.Sin(x/6+1) + 5*math.Sin(x*2.1), 44 + 3*math.Sin(x/23), uint64(14 + 6*math.Sin(x/7+2) + 4*math.Sin(x*1.3)), uint64(48 + 9*math.Sin(x/11))
 	})
 	page.awaitText(t, 60*time.Second, "#broker", "broker connected")
@@ -54,6 +57,7 @@ func TestConsole(t *testing.T) {
 	if n := page.count(t, ".server .plot canvas"); n != 9 {
 		t.Errorf("%d charts of three servers", n)
 	}
+	page.awaitText(t, 40*time.Second, "#checks", "content ")
 	hostile(t, b, page)
 	if wait := pause(t); wait > 0 { // for pictures with a past
 		time.Sleep(wait)
@@ -103,6 +107,7 @@ func flood(t *testing.T, b *bank, page *browser) {
 		t.Errorf("during an incident the title is %q", title)
 	}
 	time.Sleep(6 * time.Second) // for a picture of it
+	uncut(t, page)
 	for _, colour := range []string{"light", "dark"} {
 		page.view(t, 1440, 900, colour)
 		page.shot(t, "flood-"+colour, false)
@@ -133,7 +138,7 @@ func requests(t *testing.T, page *browser) {
 	t.Helper()
 	for button, command := range map[string]string{"#limit": "enable_rate_limiting", "#scale": "scale_up_servers"} {
 		page.click(t, button)
-		page.awaitText(t, 5*time.Second, "#request[open]", "levee command request "+command+" --site melb --server web-", ` --ttl 15m --reason "..."`, "no approvals yet")
+		page.awaitText(t, 5*time.Second, "#request[open]", "levee command request "+command+" --site melb --server web-", ` --ttl 15m --reason "..."`, "no levee command yet")
 		page.shot(t, "dialog-"+command, false)
 		page.do(t, request{"do": "key", "key": "Escape"})
 		if page.count(t, "#request[open]") != 0 {

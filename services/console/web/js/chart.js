@@ -26,6 +26,7 @@ export class Chart {
     this.to = 0;
     this.marks = [];      // of the points that no digest vouches for: [time, scale, value, mark]
     this.spans = [];      // [from, to, "incident" or what is in force, of this metric]
+    this.labels = [];     // where incidents of this metric begin, if there is room to say so
     this.thresholds = {}; // by scale
     this.plot = null;
     this.size = new ResizeObserver(() => this.resize());
@@ -100,8 +101,9 @@ export class Chart {
     const axis = { stroke: colour("--quiet"), font: "11px system-ui, sans-serif", ticks: { show: false }, gap: 4 };
     const grid = { stroke: colour("--grid"), width: 1 };
     const top = (scale) => (u, low, high) => {
-      const limit = this.thresholds[scale];
-      return [0, Math.max(10, 1.15 * (high ?? 0), limit === undefined ? 0 : 1.25 * limit)];
+      // A threshold far above everything measured would make the line flat.
+      const limit = this.thresholds[scale] ?? 0, most = Math.max(10, high ?? 0);
+      return [0, Math.max(10, 1.15 * (high ?? 0), limit > 10 * most ? 0 : 1.25 * limit)];
     };
     const series = [{}];
     for (const line of this.kind.lines) {
@@ -124,7 +126,7 @@ export class Chart {
       legend: { show: false },
       padding: [6, this.kind.lines.length > 1 ? 0 : 16, 0, 0],
       cursor: { sync: { key: "levee" }, y: false, drag: { x: false, y: false }, points: { size: 6 } },
-      hooks: { drawClear: [(u) => this.drawSpans(u)], draw: [(u) => this.drawThresholds(u), (u) => this.drawMarks(u)], setCursor: [(u) => this.point(u)] },
+      hooks: { drawClear: [(u) => this.drawSpans(u)], draw: [(u) => this.drawThresholds(u), (u) => this.drawMarks(u), (u) => this.drawLabels(u)], setCursor: [(u) => this.point(u)] },
     };
   }
 
@@ -142,6 +144,7 @@ export class Chart {
     const { ctx, bbox } = u;
     const ratio = devicePixelRatio;
     const low = this.to - span;
+    this.labels = [];
     const x = (t) => bbox.left + ((Math.min(Math.max(t / 1000, low), this.to) - low) / span) * bbox.width;
     ctx.save();
     for (const [from, to, kind, own] of this.spans) {
@@ -150,17 +153,32 @@ export class Chart {
       if (kind === "incident") {
         ctx.fillStyle = colour(own ? "--shade-own" : "--shade");
         ctx.fillRect(left, bbox.top, width, bbox.height);
-        if (own && width > 60 * ratio) {
-          ctx.fillStyle = colour("--bad");
-          ctx.font = `600 ${10 * ratio}px system-ui, sans-serif`;
-          ctx.textBaseline = "top";
-          ctx.textAlign = "left";
-          ctx.fillText("▲ incident", left + 4 * ratio, bbox.top + 3 * ratio);
-        }
+        if (own && width > 60 * ratio) this.labels.push(left);
         continue;
       }
       ctx.fillStyle = colour("--act");
       ctx.fillRect(left, bbox.top + bbox.height - 4 * ratio, width - ratio, 4 * ratio);
+    }
+    ctx.restore();
+  }
+
+  // drawLabels names incidents, above the lines and on a ground of their own.
+  drawLabels(u) {
+    const { ctx, bbox } = u;
+    const ratio = devicePixelRatio, text = "▲ incident";
+    ctx.save();
+    ctx.font = `600 ${10 * ratio}px system-ui, sans-serif`;
+    ctx.textBaseline = "top";
+    ctx.textAlign = "left";
+    let clear = -Infinity; // of the label before
+    for (const left of [...this.labels].sort((a, b) => a - b)) {
+      if (left < clear) continue;
+      const width = ctx.measureText(text).width + 8 * ratio;
+      ctx.fillStyle = colour("--panel");
+      ctx.fillRect(left, bbox.top, width, 15 * ratio);
+      ctx.fillStyle = colour("--bad");
+      ctx.fillText(text, left + 4 * ratio, bbox.top + 3 * ratio);
+      clear = left + width;
     }
     ctx.restore();
   }

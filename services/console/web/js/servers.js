@@ -4,10 +4,15 @@
 import { byId, el, rows, say, show, state } from "./dom.js";
 import { age, count, marks, metrics } from "./words.js";
 import { Chart, span } from "./chart.js";
+import { ahead } from "./model.js";
 
 const charted = 12;
 export const late = 15000; // ms without a reading: a server that has fallen silent
 const overdue = 180000;    // ms without a digest: one a minute is usual
+
+// silent reports whether a server has said nothing of late. One that was seen in
+// the future tells of a clock that is wrong, not of now.
+export const silent = (s, now) => now - s.seen > late || s.seen - now > ahead;
 
 const captions = { cpu: "CPU", ram: "RAM", network: "Network" };
 
@@ -21,7 +26,7 @@ const values = {
 class Server {
   constructor(name) {
     this.name = name;
-    this.title = el("h3", {}, name);
+    this.title = el("h3", { "data-name": name }, name);
     this.seen = el("span", { className: "seen" });
     this.proof = el("span", { className: "proof" });
     this.metrics = {};
@@ -45,9 +50,9 @@ class Server {
   // update writes the words at each call, and draws when there is something
   // new or the time axis has moved by a second.
   update(s, view) {
-    const silent = view.now - s.seen > late;
-    state(this.element, view.old || silent ? "old" : "live");
-    say(this.seen, silent || view.old ? `silent for ${age(view.now - s.seen)}` : s.syn_method === "estimate" ? "its SYN counts are estimates" : "");
+    const old = view.old || silent(s, view.now);
+    state(this.element, old ? "old" : "live");
+    say(this.seen, s.seen - view.now > ahead ? "last seen in the future: a clock was set back" : old ? `silent for ${age(view.now - s.seen)}` : s.syn_method === "estimate" ? "its SYN counts are estimates" : "");
     const proof = proofOf(s, view.now);
     state(this.proof, proof.state);
     say(this.proof, proof.text);
@@ -137,13 +142,14 @@ export class Servers {
     show(byId("waiting"), all.length === 0);
   }
 
-  // arrange puts servers with an open incident first, by name otherwise. While
+  // arrange puts servers with an open incident first, then those that a digest
+  // has ever vouched for: anybody on a captured broker can invent others. While
   // somebody points at a row, rows stay where they are.
   arrange(model) {
     const held = this.box.matches(":hover");
     const troubled = new Set(model.openIncidents().map((a) => a.server));
     const names = [...model.servers.keys()];
-    const rank = (name) => (held && this.order.includes(name) ? this.order.indexOf(name) : troubled.has(name) ? -2 : held ? Infinity : 0);
+    const rank = (name) => (held && this.order.includes(name) ? this.order.indexOf(name) : troubled.has(name) ? -2 : held ? Infinity : model.servers.get(name).proven ? 0 : 1);
     names.sort((a, b) => {
       const x = rank(a), y = rank(b);
       return x === y ? (a < b ? -1 : 1) : x - y;
@@ -158,7 +164,7 @@ export class Servers {
       const last = (kind) => s.points[kind]?.at(-1);
       const value = (kind, i) => { const p = last(kind); return p === undefined ? "–" : count(p[3 + i]); };
       const mark = marks[last("network")?.[2] ?? last("cpu")?.[2] ?? 0];
-      return el("tr", { state: view.now - s.seen > late || view.old ? "old" : "live" },
+      return el("tr", { state: silent(s, view.now) || view.old ? "old" : "live" },
         el("th", { scope: "row" }, s.name), el("td", {}, `${value("cpu", 0)} %`), el("td", {}, `${value("ram", 0)} %`),
         el("td", {}, `${value("network", 0)} /s`), el("td", {}, value("network", 1)), el("td", {}, `${age(view.now - s.seen)} ago`),
         el("td", {}, `${mark.shape} ${mark.word}`));
@@ -177,7 +183,7 @@ export function spansOf(model, now, cut, name, kind) {
   }
   for (const c of model.commands.values()) {
     const s = c.status;
-    if ((c.server !== name && c.server !== "*") || !s || !c.received) continue;
+    if ((c.server !== name && c.server !== "*") || s?.status !== "success" || !c.received) continue;
     if (s.state === "active") add(c.received, Math.min(s.until, now), "in force", true);
     else if (s.state === "lapsed" || s.state === "stopped") add(c.received, s.received, "in force", true);
   }

@@ -35,6 +35,7 @@ export class Stream {
 
   take(event, apply) {
     const data = JSON.parse(event.data);
+    if (!Number.isFinite(data?.now)) return; // no event of ours: it shows nothing, and gives no life
     apply(data);
     this.heard = { steady: performance.now(), wall: Date.now(), server: data.now };
   }
