@@ -40,6 +40,9 @@ type Options struct {
 // time: records outlive the certificates.
 func Open(o Options) (Config, error) {
 	c := Config{Source: o.Config, KeptSince: o.KeptSince}
+	if info, err := os.Stat(o.Config); err == nil && !info.Mode().IsRegular() {
+		return c, fmt.Errorf("%s is not a configuration file", o.Config)
+	}
 	if err := config.Load(o.Config, &c.Files); errors.Is(err, fs.ErrNotExist) {
 		return c, err
 	} else if err != nil {
