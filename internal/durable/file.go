@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -44,6 +45,16 @@ func CreateFile(path string, b []byte, mode os.FileMode) error {
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		os.Remove(path)
 		return fmt.Errorf("creating %s: %w", path, err)
+	}
+	return SyncDir(filepath.Dir(path))
+}
+
+// Remove removes a file for good. Where there is none it does nothing.
+func Remove(path string) error {
+	if err := os.Remove(path); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
 	}
 	return SyncDir(filepath.Dir(path))
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 
+	"levee/internal/config"
 	"levee/pki"
 )
 
@@ -184,11 +185,11 @@ func (s Site) checkPools() error {
 			if err := checkLoopback(pool.Listen); err != nil {
 				return fmt.Errorf("controller %q: %w", c.Name, err)
 			}
-			if at := c.Name + " " + pool.Listen; listens[at] {
+			at := c.Name + " " + pool.Listen
+			if listens[at] {
 				return fmt.Errorf("controller %q: two pools at %s", c.Name, pool.Listen)
-			} else {
-				listens[at] = true
 			}
+			listens[at] = true
 		}
 	}
 	return nil
@@ -196,11 +197,11 @@ func (s Site) checkPools() error {
 
 // checkLoopback wants what the embedded balancer and the console listen on.
 func checkLoopback(listen string) error {
-	address, err := netip.ParseAddrPort(listen)
-	if err != nil || !address.Addr().IsLoopback() || address.Addr().Zone() != "" || address.Addr().Is4In6() || address.Port() == 0 {
-		return fmt.Errorf("%q is not a loopback address and a port", listen)
+	address, err := config.Loopback(listen)
+	if err == nil && address.Port() == 0 {
+		err = fmt.Errorf("%q names no port", listen)
 	}
-	return nil
+	return err
 }
 
 // splitAddress returns the host of host:port. Host is an IP address, a plain

@@ -66,7 +66,7 @@ func (l Layout) survey(inv Inventory, s Site, id pki.Identity) (Issued, error) {
 	if err != nil || want == nil {
 		return is, err
 	}
-	have, err := durable.ReadFile(l.Config(id), maxConfiguration)
+	have, err := durable.ReadFile(l.Config(id), maxCarried)
 	if errors.Is(err, fs.ErrNotExist) {
 		return is, nil
 	}
@@ -127,9 +127,6 @@ func Orphans(dir string, inv Inventory) ([]Issued, error) {
 	}
 	return all, nil
 }
-
-// maxConfiguration bounds a configuration file in bytes.
-const maxConfiguration = 256 << 10
 
 //go:embed example.yaml
 var example []byte

@@ -96,10 +96,10 @@ func openState(s Settings, id pki.Identity, now time.Time) error {
 	if noted != nil {
 		return nil
 	}
-	if err := os.Remove(note); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := durable.Remove(note); err != nil {
 		return fmt.Errorf("noting the first start: %w; remove the file by hand", err)
 	}
-	return durable.SyncDir(string(s.Bundle))
+	return nil
 }
 
 // firstState makes the state directory of a first start: with empty windows if

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/netip"
 	"time"
 
 	"levee/internal/config"
@@ -36,9 +35,10 @@ func Open(file string, log *slog.Logger) (*Part, error) {
 	if err := config.Load(file, &settings); err != nil {
 		return nil, err
 	}
-	address, err := loopback(settings.Listen)
+	// The page asks nobody who they are.
+	address, err := config.Loopback(settings.Listen)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("opening a console: listen: %w", err)
 	}
 	bundle, err := site.Open(settings.Settings, time.Now())
 	if err != nil {
@@ -81,17 +81,7 @@ func filters(site string) []string {
 	for _, k := range shown {
 		all = append(all, wire.Filter(k, site))
 	}
-	return append(all, "public/#")
-}
-
-// loopback refuses every address that other machines could reach: the page
-// asks nobody who they are.
-func loopback(listen string) (netip.AddrPort, error) {
-	address, err := netip.ParseAddrPort(listen)
-	if err != nil || !address.Addr().IsLoopback() || address.Addr().Is4In6() || address.Addr().Zone() != "" {
-		return address, fmt.Errorf("opening a console: listen %q is not a loopback address and a port, such as 127.0.0.1:8090", listen)
-	}
-	return address, nil
+	return append(all, wire.Public)
 }
 
 // Address returns where the page is.

@@ -30,10 +30,10 @@ func createOnce(note string, c translog.Config) error {
 	case !errors.Is(err, translog.ErrExists):
 		return err
 	}
-	if err := os.Remove(note); err != nil {
+	if err := durable.Remove(note); err != nil {
 		return fmt.Errorf("noting that the log was made: %w", err)
 	}
-	return durable.SyncDir(filepath.Dir(note))
+	return nil
 }
 
 // create creates a log. It finishes a creation that was interrupted: before the
