@@ -11,6 +11,7 @@ import (
 
 	"levee/pki"
 	"levee/test/alone"
+	"levee/test/processes"
 )
 
 const markup = `<img src=x onerror=alert(1)><script>alert(2)</script>`
@@ -18,7 +19,7 @@ const markup = `<img src=x onerror=alert(1)><script>alert(2)</script>`
 // One evening of an operator: calm, a flood, a hostile guest, the broker gone
 // and back, and nothing on the page that its policy forbids.
 func TestConsole(t *testing.T) {
-	if !alone.Run(t, binaries+"="+bin) {
+	if !alone.Run(t, processes.Binaries+"="+bin) {
 		return
 	}
 	b := newBank(t)
@@ -72,7 +73,7 @@ func TestConsole(t *testing.T) {
 	for _, problem := range page.problems(t) {
 		t.Errorf("the browser says: %s", problem)
 	}
-	console.stop(t)
+	console.Stop(t)
 	page.awaitText(t, 30*time.Second, "#banner", "Disconnected from the console")
 	page.shot(t, "console-gone", false)
 }
@@ -163,9 +164,9 @@ func clearing(t *testing.T, page *browser) {
 }
 
 // outage kills the broker: the page says so, keeps what it has, and comes back.
-func outage(t *testing.T, b *bank, page *browser, broker *process) {
+func outage(t *testing.T, b *bank, page *browser, broker *processes.Process) {
 	t.Helper()
-	broker.kill(t)
+	broker.Kill(t)
 	page.awaitText(t, 30*time.Second, "#banner", "Disconnected from the broker since")
 	page.awaitText(t, 5*time.Second, "#broker", "broker disconnected")
 	page.awaitText(t, 30*time.Second, ".server", "silent for")

@@ -8,19 +8,14 @@
 package console
 
 import (
-	"bytes"
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -30,39 +25,16 @@ import (
 	"levee/internal/site"
 	"levee/internal/wire"
 	"levee/pki"
+	"levee/test/processes"
 	"levee/test/rawmqtt"
 )
 
-// bin is where TestMain puts the binaries, unless the environment says where
-// they are.
-var bin = os.Getenv(binaries)
+// bin is where the binaries are.
+var bin string
 
-const binaries = "LEVEE_TEST_BINARIES"
-
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) int {
-	if bin != "" {
-		return m.Run()
-	}
-	dir, err := os.MkdirTemp("", "levee-console-*")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	args := []string{"build", "-o", dir + string(filepath.Separator)}
-	for _, name := range []string{"levee", "levee-broker", "levee-sensor", "levee-monitor", "levee-controller", "levee-console"} {
-		args = append(args, "levee/cmd/"+name)
-	}
-	build := exec.Command("go", args...)
-	build.Stdout, build.Stderr = os.Stderr, os.Stderr
-	if err := build.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, "building the binaries:", err)
-		return 1
-	}
-	bin = dir
-	return m.Run()
+func TestMain(m *testing.M) {
+	os.Exit(processes.Run(m, func(dir string) { bin = dir },
+		"levee", "levee-broker", "levee-sensor", "levee-monitor", "levee-controller", "levee-console"))
 }
 
 const trustDomain = "bank.example"
@@ -108,17 +80,7 @@ func (b *bank) identity(role pki.Role, name string) pki.Identity {
 
 func (b *bank) configure(t *testing.T, role pki.Role, name, old, new string) {
 	t.Helper()
-	path := b.layout.Config(b.identity(role, name))
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !strings.Contains(string(text), old) {
-		t.Fatalf("%s does not hold %q", path, old)
-	}
-	if err := os.WriteFile(path, []byte(strings.Replace(string(text), old, new, 1)), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	processes.Edit(t, b.layout.Config(b.identity(role, name)), old, new)
 }
 
 func freePort(t *testing.T) string {
@@ -131,70 +93,9 @@ func freePort(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// process is a running binary. Its output is shown when a test fails.
-type process struct {
-	cmd  *exec.Cmd
-	done chan error
-	mu   sync.Mutex
-	out  bytes.Buffer
-}
-
-func (p *process) Write(b []byte) (int, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.out.Write(b)
-}
-
-func start(t *testing.T, name string, args ...string) *process {
+func (b *bank) daemon(t *testing.T, role pki.Role, name string) *processes.Process {
 	t.Helper()
-	p := &process{cmd: exec.Command(filepath.Join(bin, name), args...), done: make(chan error, 1)}
-	p.cmd.Stdout, p.cmd.Stderr = p, p
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() { p.done <- p.cmd.Wait() }()
-	t.Cleanup(func() {
-		p.stop(t)
-		if t.Failed() {
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			t.Logf("%s:\n%s", name, p.out.String()[max(0, p.out.Len()-4000):])
-		}
-	})
-	return p
-}
-
-// stop asks a process to end, and requires that it ends well.
-func (p *process) stop(t *testing.T) {
-	t.Helper()
-	if p.cmd.Process.Signal(syscall.SIGTERM) != nil {
-		return // it has ended
-	}
-	select {
-	case err := <-p.done:
-		p.done <- err
-		var exit *exec.ExitError
-		if errors.As(err, &exit) && exit.ExitCode() != 0 {
-			t.Errorf("%s ended with %v", p.cmd.Path, err)
-		}
-	case <-time.After(20 * time.Second):
-		t.Errorf("%s did not end", p.cmd.Path)
-		p.cmd.Process.Kill()
-	}
-}
-
-// kill ends a process as a crash would.
-func (p *process) kill(t *testing.T) {
-	t.Helper()
-	if err := p.cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	p.done <- <-p.done
-}
-
-func (b *bank) daemon(t *testing.T, role pki.Role, name string) *process {
-	t.Helper()
-	return start(t, "levee-"+string(role), "--config", b.layout.Config(b.identity(role, name)))
+	return processes.Start(t, exec.Command(filepath.Join(bin, "levee-"+string(role)), "--config", b.layout.Config(b.identity(role, name))))
 }
 
 // sensor publishes readings of a server that is not there, sealed and signed

@@ -88,7 +88,7 @@ func TestAudit(t *testing.T) {
 	}
 
 	// Killed, and away for a while: a gap, which the sensor's digests show.
-	recorder.kill(t)
+	recorder.Kill(t)
 	time.Sleep(2 * time.Second)
 	recorder = b.daemon(t, pki.RoleRecorder)
 	recorder.awaitLog(t, 0, entry{"msg": "connected"})
@@ -101,7 +101,7 @@ func TestAudit(t *testing.T) {
 	}
 
 	for _, p := range []*process{sensor, recorder, broker} {
-		p.stop(t)
+		p.Stop(t)
 	}
 	r = b.audited(t)
 	if code, out := b.auditVerify(t); code != 0 || !strings.Contains(out, "nothing is wrong") || !strings.Contains(out, "missing: melb/sensor/web-1") {

@@ -166,7 +166,7 @@ func (c *captured) refuses(t *testing.T, p *process, to pki.Identity, lies []lie
 					}
 				}
 			}
-			t.Errorf("%s logs no refusal for %q", p.name, l.reason)
+			t.Errorf("%s logs no refusal for %q", p.Name, l.reason)
 		}) {
 			return
 		}
@@ -263,7 +263,7 @@ func TestCapturedBrokerController(t *testing.T) {
 		{"of an earlier start that still runs", topic, command(func(h *envelope.Header) { h.Nonce.Boot-- }), "cloned"},
 	})
 	c.forget(id)
-	controller.kill(t)
+	controller.Kill(t)
 	controller = b.daemon(t, pki.RoleController)
 	c.awaitClient(t, id)
 	await(t, 10*time.Second, "the journal brings the limit back", b.limited)
@@ -319,7 +319,7 @@ func TestCapturedBrokerMonitor(t *testing.T) {
 	// A crash forgets the incident, so a second look at the same reading would
 	// raise it again.
 	c.forget(id)
-	monitor.kill(t)
+	monitor.Kill(t)
 	monitor = b.daemon(t, pki.RoleMonitor)
 	c.awaitClient(t, id)
 	c.refuses(t, monitor, id, []lie{

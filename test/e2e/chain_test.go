@@ -100,7 +100,7 @@ func TestChain(t *testing.T) {
 	}
 
 	for _, p := range []*process{sensor, monitor, controller, recorder, broker} {
-		p.stop(t)
+		p.Stop(t)
 	}
 	out, err := exec.Command(filepath.Join(bin, "levee"), "audit", "verify", "--dir", b.dir).CombinedOutput()
 	if err != nil {

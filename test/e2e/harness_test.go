@@ -3,9 +3,7 @@ package e2e
 
 import (
 	"bufio"
-	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -14,7 +12,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -22,42 +19,22 @@ import (
 	"levee/internal/provision"
 	"levee/pki"
 	"levee/test/alone"
+	"levee/test/processes"
 )
 
-// bin is where TestMain puts the binaries, unless the environment says where
-// they are.
-var bin = os.Getenv(binaries)
+// bin is where the binaries are.
+var bin string
 
-const binaries = "LEVEE_TEST_BINARIES"
-
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) int {
-	if bin != "" {
-		return m.Run()
-	}
-	dir, err := os.MkdirTemp("", "levee-e2e-*")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	build := exec.Command("go", "build", "-o", dir+string(filepath.Separator),
-		"levee/cmd/levee", "levee/cmd/levee-broker", "levee/cmd/levee-sensor", "levee/cmd/levee-monitor", "levee/cmd/levee-controller", "levee/cmd/levee-recorder")
-	build.Stdout, build.Stderr = os.Stderr, os.Stderr
-	if err := build.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, "building the binaries:", err)
-		return 1
-	}
-	bin = dir
-	return m.Run()
+func TestMain(m *testing.M) {
+	os.Exit(processes.Run(m, func(dir string) { bin = dir },
+		"levee", "levee-broker", "levee-sensor", "levee-monitor", "levee-controller", "levee-recorder"))
 }
 
 // goOn reports whether a test that floods, or that runs a sensor, is to go on here;
 // see package alone. Two sensors of one name would take each other's counter away.
 func goOn(t *testing.T) bool {
 	t.Helper()
-	return alone.Run(t, binaries+"="+bin)
+	return alone.Run(t, processes.Binaries+"="+bin)
 }
 
 // bank is one site on this machine, provisioned and not running.
@@ -107,22 +84,7 @@ func newBank(t *testing.T, more ...func(*provision.Inventory)) *bank {
 // configure edits a part's configuration file.
 func (b *bank) configure(t *testing.T, role pki.Role, old, new string) {
 	t.Helper()
-	replace(t, b.layout.Config(b.ids[role]), old, new)
-}
-
-// replace replaces old, which must be there, in a file.
-func replace(t *testing.T, path, old, new string) {
-	t.Helper()
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !strings.Contains(string(text), old) {
-		t.Fatalf("%s does not hold %q", path, old)
-	}
-	if err := os.WriteFile(path, []byte(strings.Replace(string(text), old, new, 1)), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	processes.Edit(t, b.layout.Config(b.ids[role]), old, new)
 }
 
 func freePort(t *testing.T) string {
@@ -135,27 +97,8 @@ func freePort(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// process is a running binary. Its output is kept, and shown when a test fails.
-type process struct {
-	name string
-	cmd  *exec.Cmd
-	done chan error
-
-	mu  sync.Mutex
-	out bytes.Buffer // standard output and error
-}
-
-func (p *process) Write(b []byte) (int, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.out.Write(b)
-}
-
-func (p *process) output() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.out.String()
-}
+// process is a running binary, whose log can be read.
+type process struct{ *processes.Process }
 
 // start runs a binary until the test ends.
 func start(t *testing.T, name string, args ...string) *process {
@@ -166,49 +109,7 @@ func start(t *testing.T, name string, args ...string) *process {
 // startCommand does it with any command line.
 func startCommand(t *testing.T, cmd *exec.Cmd) *process {
 	t.Helper()
-	p := &process{name: strings.Join(cmd.Args, " "), cmd: cmd, done: make(chan error, 1)}
-	p.cmd.Stdout, p.cmd.Stderr = p, p
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() { p.done <- p.cmd.Wait() }()
-	t.Cleanup(func() {
-		p.stop(t)
-		if t.Failed() {
-			t.Logf("%s:\n%s", p.name, tail(p.output(), 6000))
-		}
-	})
-	return p
-}
-
-func tail(s string, n int) string { return s[max(0, len(s)-n):] }
-
-// stop asks a process to end, and requires that it ends well.
-func (p *process) stop(t *testing.T) {
-	t.Helper()
-	if p.cmd.Process.Signal(syscall.SIGTERM) != nil {
-		return // it has ended
-	}
-	select {
-	case err := <-p.done:
-		p.done <- err
-		var exit *exec.ExitError
-		if errors.As(err, &exit) && exit.ExitCode() != 0 {
-			t.Errorf("%s ended with %v", p.name, err)
-		}
-	case <-time.After(20 * time.Second):
-		t.Errorf("%s did not end", p.name)
-		p.cmd.Process.Kill()
-	}
-}
-
-// kill ends a process as a crash would.
-func (p *process) kill(t *testing.T) {
-	t.Helper()
-	if err := p.cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	p.done <- <-p.done
+	return &process{processes.Start(t, cmd)}
 }
 
 // entry is one line of a process's log.
@@ -218,16 +119,12 @@ type entry map[string]any
 type mark int
 
 // mark returns the end of what the process has written.
-func (p *process) mark() mark {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return mark(p.out.Len())
-}
+func (p *process) mark() mark { return mark(len(p.Output())) }
 
 // logged returns the lines after a mark that hold all the members of want.
 func (p *process) logged(after mark, want entry) []entry {
 	var found []entry
-	for line := range strings.Lines(p.output()[after:]) {
+	for line := range strings.Lines(p.Output()[after:]) {
 		var e entry
 		if json.Unmarshal([]byte(line), &e) == nil && e.holds(want) {
 			found = append(found, e)
@@ -248,15 +145,12 @@ func (e entry) holds(want entry) bool {
 // awaitLog waits for a line after a mark that holds all the members of want.
 func (p *process) awaitLog(t *testing.T, after mark, want entry) {
 	t.Helper()
-	await(t, 30*time.Second, fmt.Sprintf("%s logs %v", p.name, want), func() bool {
+	await(t, 30*time.Second, fmt.Sprintf("%s logs %v", p.Name, want), func() bool {
 		if len(p.logged(after, want)) > 0 {
 			return true
 		}
-		select {
-		case err := <-p.done:
-			p.done <- err
-			t.Fatalf("%s has ended (%v) and did not log %v", p.name, err, want)
-		default:
+		if err, ended := p.Ended(); ended {
+			t.Fatalf("%s has ended (%v) and did not log %v", p.Name, err, want)
 		}
 		return false
 	})

@@ -15,6 +15,7 @@ import (
 	"levee/internal/provision"
 	"levee/internal/wire"
 	"levee/pki"
+	"levee/test/processes"
 	"levee/test/programs"
 )
 
@@ -93,7 +94,7 @@ func TestSeveralMachines(t *testing.T) {
 		}
 	}
 	config := func(role pki.Role) string { return filepath.Join(bundles[role], "levee-"+string(role)+".yaml") }
-	replace(t, config(pki.RoleSensor), "interval: 5s", "interval: 1s\ndigest_interval: 3s")
+	processes.Edit(t, config(pki.RoleSensor), "interval: 5s", "interval: 1s\ndigest_interval: 3s")
 	var seen *lines
 	for _, role := range []pki.Role{pki.RoleBroker, pki.RoleRecorder, pki.RoleController, pki.RoleMonitor, pki.RoleSensor} {
 		p := startCommand(t, n.on(hosts[role], "levee-"+string(role), "--config", config(role)))

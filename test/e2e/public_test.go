@@ -24,7 +24,7 @@ import (
 func (p *process) shown(t *testing.T, text string) entry {
 	t.Helper()
 	var found entry
-	await(t, 60*time.Second, p.name+" shows the public message "+text, func() bool {
+	await(t, 60*time.Second, p.Name+" shows the public message "+text, func() bool {
 		for _, e := range p.logged(0, entry{"msg": "public message", "verification": "unverified"}) {
 			if got, ok := e["text"].(string); ok && strings.Contains(got, text) {
 				found = e
@@ -92,7 +92,7 @@ func TestPublicIsOnlyText(t *testing.T) {
 	bob := b.ids[pki.RoleOperator]
 	bob.Name = "bob"
 	screen := start(t, "levee", "watch", "--bundle", b.layout.Bundle(bob))
-	await(t, 30*time.Second, "the second watch shows something", func() bool { return screen.output() != "" })
+	await(t, 30*time.Second, "the second watch shows something", func() bool { return screen.Output() != "" })
 	guest := b.export(t, pki.RoleGuest)
 	eyes := []*process{parts[pki.RoleMonitor], parts[pki.RoleController]}
 
@@ -106,7 +106,7 @@ func TestPublicIsOnlyText(t *testing.T) {
 			}
 			for _, p := range eyes {
 				if e := p.shown(t, "hey from public on "+topic+"."); e["topic"] != topic {
-					t.Errorf("%s logs %v", p.name, e)
+					t.Errorf("%s logs %v", p.Name, e)
 				}
 			}
 		}
@@ -119,21 +119,21 @@ func TestPublicIsOnlyText(t *testing.T) {
 		seen.await(t, 30*time.Second, "watch --json shows it as it was", func(l feed.Line) bool {
 			return l.Text == "it begins well"+forged && l.Verification == feed.Unverified
 		})
-		await(t, 30*time.Second, "watch shows it", func() bool { return strings.Contains(screen.output(), "forged alert") })
+		await(t, 30*time.Second, "watch shows it", func() bool { return strings.Contains(screen.Output(), "forged alert") })
 		for _, p := range append(eyes, screen) {
 			if p != screen {
 				p.shown(t, "it begins well")
 			}
 			if len(p.logged(0, entry{"msg": "forged line"})) > 0 {
-				t.Errorf("%s %s has a line that a guest wrote", p.name, p.cmd.Args)
+				t.Errorf("%s has a line that a guest wrote", p.Name)
 			}
-			out := p.output()
+			out := p.Output()
 			if i := strings.IndexFunc(out, func(r rune) bool { return r != '\n' && r < ' ' || r >= 0x7f && r < 0xa0 || r == '\u202e' }); i >= 0 {
-				t.Errorf("%s prints the control character %q", p.name, out[i:min(i+8, len(out))])
+				t.Errorf("%s prints the control character %q", p.Name, out[i:min(i+8, len(out))])
 			}
 			for line := range strings.Lines(out) {
 				if strings.HasPrefix(line, "25:00:00.000") || p == screen && strings.Contains(line, "forged") && !strings.Contains(line, "  unverified    public/lobby: it begins well") {
-					t.Errorf("%s shows %q", p.name, line)
+					t.Errorf("%s shows %q", p.Name, line)
 				}
 			}
 		}
@@ -167,7 +167,7 @@ func TestPublicIsOnlyText(t *testing.T) {
 				return l.Topic == name && l.Text == string(message) && l.Verification == feed.Unverified
 			})
 			for _, p := range eyes {
-				await(t, 60*time.Second, p.name+" has read it", func() bool {
+				await(t, 60*time.Second, p.Name+" has read it", func() bool {
 					return len(p.logged(0, entry{"msg": "public message", "topic": name})) > 0
 				})
 			}
@@ -207,7 +207,7 @@ func TestPublicIsOnlyText(t *testing.T) {
 		}
 		for _, p := range eyes {
 			if n := len(p.logged(0, entry{"msg": "public message"})); n > 100 {
-				t.Errorf("the flood made %d lines of %s's log", n, p.name)
+				t.Errorf("the flood made %d lines of %s's log", n, p.Name)
 			}
 		}
 	})
@@ -223,7 +223,7 @@ func TestPublicIsOnlyText(t *testing.T) {
 		t.Errorf("somebody acted: %s %s", found[0].Kind, found[0].Payload)
 	}
 	// The same kind of command, from the monitor's hands: it was perfect.
-	parts[pki.RoleMonitor].stop(t)
+	parts[pki.RoleMonitor].Stop(t)
 	topic, raw := monitor.command(t)
 	publish(t, b.connect(t, monitor), topic, raw)
 	seen.await(t, 30*time.Second, "the controller acts", func(l feed.Line) bool {
@@ -232,9 +232,9 @@ func TestPublicIsOnlyText(t *testing.T) {
 	})
 
 	for _, role := range []pki.Role{pki.RoleSensor, pki.RoleController, pki.RoleRecorder} {
-		parts[role].stop(t)
+		parts[role].Stop(t)
 	}
-	broker.stop(t)
+	broker.Stop(t)
 	if r := b.audited(t); r.Entries == 0 || r.Envelopes == 0 {
 		t.Errorf("%+v", r)
 	}

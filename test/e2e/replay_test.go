@@ -124,8 +124,8 @@ func TestReplay(t *testing.T) {
 		return json.Unmarshal(p, &command) == nil && command.Command == wire.EnableRateLimiting
 	}))
 	killed := a.process.mark()
-	sensor.kill(t)
-	monitor.kill(t)
+	sensor.Kill(t)
+	monitor.Kill(t)
 	for _, id := range []string{"melb/sensor/web-1", "melb/monitor/mon-1"} { // their last words have been read
 		a.process.awaitLog(t, killed, entry{"msg": "connection closed", "identity": id})
 	}
@@ -186,8 +186,8 @@ func TestReplay(t *testing.T) {
 	})
 
 	// Everything that remembers dies, and the attacker is faster than the skew.
-	a.process.kill(t)
-	controller.kill(t)
+	a.process.Kill(t)
+	controller.Kill(t)
 	a.process = b.daemon(t, pki.RoleBroker)
 	a.process.awaitLog(t, 0, entry{"msg": "broker listens"})
 	a.tap, a.fence = b.tap(t), b.fence(t, "web-3")
@@ -221,7 +221,7 @@ func TestReplay(t *testing.T) {
 	if age := time.Since(command.ts); age > 30*time.Second {
 		t.Logf("this machine is slow: the last of these replays was %s old", age)
 	}
-	monitor.stop(t)
+	monitor.Stop(t)
 
 	time.Sleep(time.Until(reading.ts.Add(31 * time.Second)))
 	reconnect()

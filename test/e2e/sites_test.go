@@ -23,6 +23,7 @@ import (
 	"levee/internal/site"
 	"levee/internal/wire"
 	"levee/pki"
+	"levee/test/processes"
 	"levee/test/programs"
 	"levee/test/rawmqtt"
 )
@@ -104,9 +105,9 @@ func (s *carried) run(t *testing.T) {
 		config := filepath.Join(s.bundles[part], "levee-"+role+".yaml")
 		switch role {
 		case "sensor":
-			replace(t, config, "interval: 5s", "interval: 1s\ndigest_interval: 3s")
+			processes.Edit(t, config, "interval: 5s", "interval: 1s\ndigest_interval: 3s")
 		case "monitor":
-			replace(t, config, "mode: act", "mode: act\nhold: 2s\ndigest_interval: 3s")
+			processes.Edit(t, config, "mode: act", "mode: act\nhold: 2s\ndigest_interval: 3s")
 		}
 		s.daemons[part] = start(t, "levee-"+role, "--config", config)
 		if role == "broker" {
@@ -167,7 +168,7 @@ func TestTwoSites(t *testing.T) {
 
 	for _, s := range []*carried{melb, perth} {
 		for _, part := range []string{"sensor/web-1", "sensor/web-2", "monitor/monitor-1", "controller/balancer-1", "recorder/recorder-1", "broker/broker-1"} {
-			s.daemons[part].stop(t)
+			s.daemons[part].Stop(t)
 		}
 		recorder := filepath.Join(s.bundles["recorder/recorder-1"], "levee-recorder.yaml")
 		if out, err := exec.Command(filepath.Join(bin, "levee"), "audit", "verify", "--config", recorder).CombinedOutput(); err != nil {
@@ -230,7 +231,7 @@ func (s *carried) misled(t *testing.T, other *carried) {
 	}
 	theirs := other.daemons["broker/broker-1"]
 	theirMark := theirs.mark()
-	s.daemons["broker/broker-1"].kill(t)
+	s.daemons["broker/broker-1"].Kill(t)
 	l, err := net.Listen("tcp", s.broker)
 	if err != nil {
 		t.Fatal(err)

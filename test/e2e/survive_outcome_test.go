@@ -15,7 +15,7 @@ func (s *survival) replay(t *testing.T) {
 	server := s.load.attacked()
 	for _, role := range s.shuffled() {
 		s.archive.read(t)
-		s.alive[role].kill(t)
+		s.alive[role].Kill(t)
 	}
 	s.archive.read(t)
 	began := time.Now()

@@ -78,7 +78,7 @@ func TestSurvive(t *testing.T) {
 	s.replay(t)
 
 	for _, role := range slices.Backward(killed) {
-		s.alive[role].stop(t)
+		s.alive[role].Stop(t)
 	}
 	r := s.audited(t)
 	t.Logf("%d entries, %d envelopes, %d missing, %d digests incomplete, %d entries' segments alone", r.Entries, r.Envelopes, r.Missing, r.Incomplete, r.Unlogged)
@@ -152,7 +152,7 @@ func (s *survival) crash(t *testing.T, roles []pki.Role) {
 func (s *survival) restart(t *testing.T, role pki.Role) (since time.Time) {
 	t.Helper()
 	s.archive.read(t)
-	s.alive[role].kill(t)
+	s.alive[role].Kill(t)
 	s.archive.read(t)
 	since = time.Now()
 	s.start(t, role)
@@ -165,7 +165,7 @@ func (s *survival) crashAll(t *testing.T) {
 	t.Helper()
 	for _, role := range s.shuffled() {
 		s.archive.read(t)
-		s.alive[role].kill(t)
+		s.alive[role].Kill(t)
 	}
 	s.archive.read(t)
 	since := time.Now()
