@@ -208,13 +208,13 @@ func TestALogThatHangs(t *testing.T) {
 		t.Errorf("code %d", code)
 	}
 	// And one that is never read.
-	stuck, theirs, err := os.Pipe()
+	stuck, unread, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer stuck.Close()
 	go func() {
-		ended <- daemon.Main("levee-test", []string{"--config", "f"}, theirs, func(_ string, log *slog.Logger) (*part, error) {
+		ended <- daemon.Main("levee-test", []string{"--config", "f"}, unread, func(_ string, log *slog.Logger) (*part, error) {
 			return &part{run: func(context.Context) error {
 				for i := range written {
 					log.Info("a line", slog.Int("number", i), slog.String("text", strings.Repeat("x", 100)))
