@@ -39,35 +39,6 @@ func TestExampleOfTheSpecification(t *testing.T) {
 	}
 }
 
-// No bit of a message is free.
-func TestEveryBitFlipAndTruncationIsRejected(t *testing.T) {
-	key := newKey(t, 0x2a)
-	a := newAuthority(t)
-	for _, test := range []struct {
-		name   string
-		signer *envelope.Signer
-	}{{"unsigned", nil}, {"signed", a.signer(t, "sensor", "web-1", ed25519Key(t))}} {
-		raw := seal(t, exampleHeader, examplePayload, key, test.signer)
-		for i := range raw {
-			for bit := range 8 {
-				changed := bytes.Clone(raw)
-				changed[i] ^= 1 << bit
-				if _, err := envelope.Open(changed, envelope.MaxMessage, find(key)); err == nil {
-					t.Fatalf("%s: accepted with bit %d of byte %d flipped: %s", test.name, bit, i, changed)
-				}
-			}
-			if _, err := envelope.Open(raw[:i], envelope.MaxMessage, find(key)); err == nil {
-				t.Fatalf("%s: accepted the first %d bytes", test.name, i)
-			}
-		}
-		for _, more := range []string{"\n", " ", "}", "\x00"} {
-			if _, err := envelope.Open(append(bytes.Clone(raw), more...), envelope.MaxMessage, find(key)); err == nil {
-				t.Errorf("%s: accepted with %q behind it", test.name, more)
-			}
-		}
-	}
-}
-
 // resealed makes the last 53 bytes right again, so that only the grammar can
 // refuse what the edit did.
 func resealed(t *testing.T, key *envelope.Key, edit func(string) string) []byte {
@@ -199,29 +170,4 @@ func TestUnsignedMessagesDoNotAllocate(t *testing.T) {
 	}); n != 0 {
 		t.Errorf("Append allocates %v times", n)
 	}
-}
-
-// What is accepted is what Append makes: no message has two spellings.
-func FuzzOpen(f *testing.F) {
-	key := newKey(f, 0x2a)
-	f.Add(seal(f, exampleHeader, examplePayload, key, nil))
-	f.Add([]byte(`{"v":1,"kid":"melb/sensor/web-1/1","ts":0,"nonce":"00000000001-1","topic":"a","payload":{}`))
-	f.Add([]byte(`{"v":1,"kid":"melb/sensor/web-1/1","ts":1,"nonce":"00000000001-1","topic":"a","chain":"AAAA","payload":{"a":[1,-0.5e+3,"\ud83d\ude00"]}`))
-	f.Fuzz(func(t *testing.T, body []byte) {
-		raw := envelope.Reseal(key, append(bytes.Clone(body), strings.Repeat("x", 53)...))
-		m, err := envelope.Open(raw, envelope.MaxMessage, find(key))
-		if err != nil {
-			if m.Raw != nil {
-				t.Fatal("a refusal returned a message")
-			}
-			return
-		}
-		if m.Signed() {
-			return // the signature cannot be made again
-		}
-		again, err := envelope.Append(nil, envelope.Header{KeyID: m.KeyID(), Time: m.Time, Nonce: m.Nonce, Topic: string(m.Topic)}, m.Payload, key, nil)
-		if err != nil || !bytes.Equal(again, raw) {
-			t.Fatalf("accepted %q, sealed again %q (%v)", raw, again, err)
-		}
-	})
 }

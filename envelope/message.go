@@ -4,9 +4,9 @@ import (
 	"bytes"
 	"math"
 	"strconv"
+	"strings"
 
 	"levee/internal/wire"
-	"levee/pki"
 )
 
 // Bounds of a whole message in bytes.
@@ -15,7 +15,8 @@ const (
 	MaxBackfill = 64 << 10
 )
 
-// MaxTime is the largest ts, 2^53-1: what every JSON parser holds exactly.
+// MaxTime is the largest ts, 2^53-1: what every JSON parser holds exactly. The
+// smallest is 1.
 const MaxTime = 1<<53 - 1
 
 const (
@@ -47,24 +48,14 @@ func (k KeyID) Sender() string { return k.Site + "/" + k.Role + "/" + k.Name }
 // ParseKeyID accepts exactly what String produces: a valid site, a role word,
 // a valid name, and a generation of 1 to 2^32-1.
 func ParseKeyID(b []byte) (KeyID, error) {
-	var part [4][]byte
-	rest := b
-	for i := range 3 {
-		slash := bytes.IndexByte(rest, '/')
-		if slash < 0 {
-			return KeyID{}, BadKeyID
-		}
-		part[i], rest = rest[:slash], rest[slash+1:]
-	}
-	generation, ok := decimal(rest)
-	if !ok || generation == 0 || generation > math.MaxUint32 {
+	generation, length := scanKeyID(b)
+	if length == 0 || length != len(b) {
 		return KeyID{}, BadKeyID
 	}
-	k := KeyID{Site: string(part[0]), Role: string(part[1]), Name: string(part[2]), Generation: uint32(generation)}
-	if !pki.ValidSite(k.Site) || !pki.ValidName(k.Role) || !pki.ValidName(k.Name) {
-		return KeyID{}, BadKeyID
-	}
-	return k, nil
+	site, rest, _ := strings.Cut(string(b), "/")
+	role, rest, _ := strings.Cut(rest, "/")
+	name, _, _ := strings.Cut(rest, "/")
+	return KeyID{Site: site, Role: role, Name: name, Generation: uint32(generation)}, nil
 }
 
 // Nonce is a sender's start (ms since the epoch, raised at each start) and the
@@ -139,39 +130,48 @@ func ScanKeyID(raw []byte) ([]byte, error) {
 		return nil, BadKeyID
 	}
 	rest := raw[len(beginning):]
-	quote := bytes.IndexByte(rest[:min(len(rest), 96)], '"')
-	if quote < 0 || !validKeyID(rest[:quote]) {
+	_, length := scanKeyID(rest)
+	if length == 0 || length == len(rest) || rest[length] != '"' {
 		return nil, BadKeyID
 	}
-	return rest[:quote], nil
+	return rest[:length], nil
 }
 
-// validKeyID is ParseKeyID without allocating.
-func validKeyID(b []byte) bool {
-	slashes, from := 0, 0
-	for i, c := range b {
-		switch {
-		case c == '/':
-			if i == from || i-from > 24 || b[from] == '-' || b[i-1] == '-' || slashes == 3 {
-				return false
-			}
-			slashes, from = slashes+1, i+1
-		case c >= 'a' && c <= 'z', c >= '0' && c <= '9', c == '-':
-		default:
-			return false
+// nameBytes are those of a name.
+var nameBytes = func() (set [256]bool) {
+	for _, c := range []byte("abcdefghijklmnopqrstuvwxyz0123456789-") {
+		set[c] = true
+	}
+	return set
+}()
+
+// scanKeyID reads the key identifier with which b begins and returns its
+// generation and how many bytes it is: 0 if there is none.
+func scanKeyID(b []byte) (generation uint64, length int) {
+	i := 0
+	for part := range 3 { // site, role, name
+		from := i
+		for i < len(b) && nameBytes[b[i]] {
+			i++
 		}
+		switch {
+		case i == len(b) || b[i] != '/', i == from || i-from > 24, b[from] == '-' || b[i-1] == '-':
+			return 0, 0
+		case part == 0 && (string(b[:i]) == "public" || string(b[:i]) == "ops"):
+			return 0, 0
+		}
+		i++
 	}
-	generation, ok := decimal(b[from:])
-	if slashes != 3 || !ok || generation == 0 || generation > math.MaxUint32 {
-		return false
+	generation, digits := decimal(b[i:])
+	if digits == 0 || generation == 0 || generation > math.MaxUint32 {
+		return 0, 0
 	}
-	site := b[:bytes.IndexByte(b, '/')]
-	return string(site) != "public" && string(site) != "ops"
+	return generation, i + digits
 }
 
 // Parse reads the grammar of a message that carries a MAC, which it does not
 // check, and the strictness of its payload. max bounds its size in bytes.
-func Parse(raw []byte, max int) (Message, error) {
+func Parse(raw []byte, max int) (m Message, err error) {
 	if len(raw) > max {
 		return Message{}, BadSize
 	}
@@ -179,12 +179,28 @@ func Parse(raw []byte, max int) (Message, error) {
 	if err != nil {
 		return Message{}, err
 	}
-	return parse(raw, kid, true)
+	if !sealed(raw) || !base64url(macOf(raw)) {
+		return Message{}, BadGrammar
+	}
+	if reason := m.parse(raw, kid, true); reason != Accepted {
+		return Message{}, reason
+	}
+	return m, nil
 }
+
+// sealed reports whether raw ends in the member mac, whatever that holds. raw
+// has passed ScanKeyID.
+func sealed(raw []byte) bool {
+	tail := raw[len(raw)-macTail:]
+	return string(tail[:len(macMember)]) == macMember && string(tail[macTail-2:]) == `"}`
+}
+
+// macOf returns the 43 characters of a message for which sealed is true.
+func macOf(raw []byte) []byte { return raw[len(raw)-macLength-2 : len(raw)-2] }
 
 // ParseStatement reads a statement that is not published by itself: the same
 // grammar without mac, always signed.
-func ParseStatement(raw []byte, max int) (Message, error) {
+func ParseStatement(raw []byte, max int) (m Message, err error) {
 	if len(raw) > max {
 		return Message{}, BadSize
 	}
@@ -192,57 +208,53 @@ func ParseStatement(raw []byte, max int) (Message, error) {
 	if err != nil {
 		return Message{}, err
 	}
-	m, err := parse(raw, kid, false)
-	if err == nil && !m.Signed() {
-		return Message{}, Unsigned
-	}
-	return m, err
-}
-
-func parse(raw, kid []byte, sealed bool) (Message, error) {
-	m := Message{Raw: raw, KID: kid}
-	body := raw[:len(raw)-1]
 	if raw[len(raw)-1] != '}' {
 		return Message{}, BadGrammar
 	}
-	if sealed {
-		tail := raw[len(raw)-macTail:]
-		m.MAC = tail[len(macMember) : len(macMember)+macLength]
-		if string(tail[:len(macMember)]) != macMember || string(tail[len(tail)-2:]) != `"}` || !base64url(m.MAC) {
-			return Message{}, BadGrammar
-		}
+	if reason := m.parse(raw, kid, false); reason != Accepted {
+		return Message{}, reason
+	}
+	return m, nil
+}
+
+// parse reads everything behind kid into m, which is worth nothing unless it
+// answers Accepted. The caller has checked how raw ends.
+func (m *Message) parse(raw, kid []byte, carriesMAC bool) Reason {
+	m.Raw, m.KID = raw, kid
+	body := raw[:len(raw)-1]
+	if carriesMAC {
+		m.MAC = macOf(raw)
 		body = raw[:len(raw)-macTail]
 	}
-	r := reader{b: body, i: len(beginning) + len(kid), ok: true}
+	// kid holds no comma and no brace, so it ends before whatever ends body.
+	r := reader{b: body[len(beginning)+len(kid):], ok: true}
 	r.literal(`","ts":`)
 	m.Time = r.milliseconds()
 	r.literal(`,"nonce":"`)
 	m.Nonce = r.nonce()
 	r.literal(`","topic":"`)
-	m.Topic = r.until('"', wire.MaxTopic)
-	r.literal(`"`)
-	if r.has(`,"chain":"`) {
-		m.Chain = r.until('"', MaxMessage)
-		r.literal(`"`)
+	m.Topic = r.quoted(wire.MaxTopic)
+	if r.has(`","chain":"`) {
+		m.Chain = r.quoted(maxChain)
 	}
-	r.literal(`,"payload":`)
-	if !r.ok || !wire.ValidTopic(m.Topic) {
-		return Message{}, BadGrammar
+	r.literal(`","payload":`)
+	if !r.ok || !wire.ValidTopic(m.Topic) || !carriesMAC && !m.statement() {
+		return BadGrammar
 	}
-	m.Payload = r.b[r.i:]
+	m.Payload = r.b
 	if m.Chain != nil {
 		if len(m.Chain) == 0 || !base64url(m.Chain) || len(m.Payload) < sigTail {
-			return Message{}, BadGrammar
+			return BadGrammar
 		}
 		tail := m.Payload[len(m.Payload)-sigTail:]
 		m.Sig = tail[len(sigMember) : len(sigMember)+sigLength]
 		if string(tail[:len(sigMember)]) != sigMember || tail[len(tail)-1] != '"' || !base64url(m.Sig) {
-			return Message{}, BadGrammar
+			return BadGrammar
 		}
 		m.Payload = m.Payload[:len(m.Payload)-sigTail]
 	}
 	if wire.CheckObject(m.Payload) != nil {
-		return Message{}, BadPayload
+		return BadPayload
 	}
-	return m, nil
+	return Accepted
 }

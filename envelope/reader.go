@@ -1,97 +1,108 @@
 package envelope
 
-// reader walks the fixed grammar. After the first mismatch ok stays false and
-// every further call is harmless.
+import "bytes"
+
+// reader walks the fixed grammar: b is what is left. After the first mismatch
+// ok is false and nothing is left, so that every further call is harmless.
 type reader struct {
 	b  []byte
-	i  int
 	ok bool
 }
 
+func (r *reader) fail() { r.b, r.ok = nil, false }
+
 func (r *reader) has(word string) bool {
-	if !r.ok || len(r.b)-r.i < len(word) || string(r.b[r.i:r.i+len(word)]) != word {
+	if len(r.b) < len(word) || string(r.b[:len(word)]) != word {
 		return false
 	}
-	r.i += len(word)
+	r.b = r.b[len(word):]
 	return true
 }
 
 func (r *reader) literal(word string) {
 	if !r.has(word) {
-		r.ok = false
+		r.fail()
 	}
 }
 
-// until returns the bytes before c, at most max of them, and stops at c.
-func (r *reader) until(c byte, max int) []byte {
-	from := r.i
-	for r.ok && r.i < len(r.b) && r.i-from <= max {
-		if r.b[r.i] == c {
-			return r.b[from:r.i]
-		}
-		r.i++
+// quoted returns the bytes before the next quote, at most max of them, and
+// stops at the quote.
+func (r *reader) quoted(max int) []byte {
+	n := bytes.IndexByte(r.b[:min(len(r.b), max+1)], '"')
+	if n < 0 {
+		r.fail()
+		return nil
 	}
-	r.ok = false
-	return nil
+	found := r.b[:n]
+	r.b = r.b[n:]
+	return found
 }
 
 func (r *reader) milliseconds() int64 {
-	ms, ok := decimal(r.digits())
-	if !ok || ms > MaxTime {
-		r.ok = false
+	ms := r.decimal()
+	if ms == 0 || ms > MaxTime {
+		r.fail()
 	}
 	return int64(ms)
 }
 
-func (r *reader) digits() []byte {
-	from := r.i
-	for r.ok && r.i < len(r.b) && r.b[r.i] >= '0' && r.b[r.i] <= '9' {
-		r.i++
-	}
-	return r.b[from:r.i]
-}
-
 func (r *reader) nonce() Nonce {
-	if !r.ok || len(r.b)-r.i < bootDigit+1 {
-		r.ok = false
+	if len(r.b) < bootDigit {
+		r.fail()
 		return Nonce{}
 	}
-	b, ok := boot(r.b[r.i : r.i+bootDigit])
-	r.i += bootDigit
+	b, ok := boot(r.b[:bootDigit])
+	r.b = r.b[bootDigit:]
 	r.literal("-")
-	seq, fine := decimal(r.digits())
-	if !ok || !fine || seq == 0 {
-		r.ok = false
+	seq := r.decimal()
+	if !ok || seq == 0 {
+		r.fail()
 	}
 	return Nonce{Boot: b, Seq: seq}
 }
 
-// decimal reads an unsigned integer in its one shortest spelling.
-func decimal(b []byte) (uint64, bool) {
-	if len(b) == 0 || len(b) > 20 || b[0] == '0' && len(b) > 1 {
-		return 0, false
+// decimal reads the unsigned integer that begins here.
+func (r *reader) decimal() uint64 {
+	n, length := decimal(r.b)
+	if length == 0 {
+		r.fail()
+		return 0
 	}
-	var n uint64
-	for _, c := range b {
-		if c < '0' || c > '9' {
-			return 0, false
-		}
-		d := uint64(c - '0')
+	r.b = r.b[length:]
+	return n
+}
+
+// decimal reads the unsigned integer below 2^64 with which b begins, in its one
+// shortest spelling, and returns how many bytes that is: 0 if there is none.
+func decimal(b []byte) (n uint64, length int) {
+	for length < len(b) && length < 19 && b[length]-'0' <= 9 { // nineteen digits never overflow
+		n = n*10 + uint64(b[length]-'0')
+		length++
+	}
+	if length == 19 && length < len(b) && b[length]-'0' <= 9 {
+		d := uint64(b[length] - '0')
 		if n > (1<<64-1-d)/10 {
-			return 0, false
+			return 0, 0
 		}
 		n = n*10 + d
+		length++
+		if length < len(b) && b[length]-'0' <= 9 {
+			return 0, 0
+		}
 	}
-	return n, true
+	if length > 1 && b[0] == '0' {
+		return 0, 0
+	}
+	return n, length
 }
 
 func boot(b []byte) (uint64, bool) {
 	var n uint64
 	for _, c := range b {
 		switch {
-		case c >= '0' && c <= '9':
+		case c-'0' <= 9:
 			n = n<<4 | uint64(c-'0')
-		case c >= 'a' && c <= 'f':
+		case c-'a' <= 5:
 			n = n<<4 | uint64(c-'a'+10)
 		default:
 			return 0, false
@@ -105,36 +116,4 @@ func appendBoot(b []byte, boot uint64) []byte {
 		b = append(b, "0123456789abcdef"[boot>>shift&0xf])
 	}
 	return b
-}
-
-// base64url reports whether b is unpadded base64url (RFC 4648, section 5) in
-// its one canonical spelling: the bits after the last whole byte are zero.
-func base64url(b []byte) bool {
-	last := byte(0)
-	for _, c := range b {
-		switch {
-		case c >= 'A' && c <= 'Z':
-			last = c - 'A'
-		case c >= 'a' && c <= 'z':
-			last = c - 'a' + 26
-		case c >= '0' && c <= '9':
-			last = c - '0' + 52
-		case c == '-':
-			last = 62
-		case c == '_':
-			last = 63
-		default:
-			return false
-		}
-	}
-	switch len(b) % 4 {
-	case 0:
-		return true
-	case 2:
-		return last&0xf == 0
-	case 3:
-		return last&0x3 == 0
-	default:
-		return false
-	}
 }

@@ -52,21 +52,21 @@ func (k *Key) encode(b []byte) {
 	k.mac.Reset()
 	k.mac.Write(macPrefix)
 	k.mac.Write(b)
-	base64.RawURLEncoding.Encode(k.enc[:], k.mac.Sum(k.sum[:0]))
+	k.mac.Sum(k.sum[:0])
+	encodeMAC(&k.enc, &k.sum)
 }
 
 // verify reports whether raw ends in the MAC of everything before it. It
 // compares the 43 encoded bytes in constant time: the received ones are never
 // decoded, so that they have one spelling only.
 func (k *Key) verify(raw []byte) bool {
-	body, tail := raw[:len(raw)-macTail], raw[len(raw)-macTail:]
-	if string(tail[:len(macMember)]) != macMember || string(tail[macTail-2:]) != `"}` {
+	if !sealed(raw) {
 		return false
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.encode(body)
-	return hmac.Equal(k.enc[:], tail[len(macMember):len(macMember)+macLength])
+	k.encode(raw[:len(raw)-macTail])
+	return hmac.Equal(k.enc[:], macOf(raw))
 }
 
 // Header is what a sender says of a message beside its payload.
@@ -81,7 +81,7 @@ func (h Header) check() error {
 	switch {
 	case !pki.ValidSite(h.KeyID.Site) || !pki.ValidName(h.KeyID.Role) || !pki.ValidName(h.KeyID.Name) || h.KeyID.Generation == 0:
 		return fmt.Errorf("sealing: key identifier %q is outside the grammar", h.KeyID)
-	case h.Time < 0 || h.Time > MaxTime:
+	case h.Time < 1 || h.Time > MaxTime:
 		return fmt.Errorf("sealing: time %d is outside the grammar", h.Time)
 	case h.Nonce.Boot == 0 || h.Nonce.Boot >= 1<<(4*bootDigit) || h.Nonce.Seq == 0:
 		return fmt.Errorf("sealing: nonce %d-%d is outside the grammar", h.Nonce.Boot, h.Nonce.Seq)
@@ -113,6 +113,9 @@ func AppendStatement(dst []byte, h Header, payload []byte, signer *Signer) ([]by
 	start := len(dst)
 	if signer == nil {
 		return dst, errors.New("sealing: a statement needs a signer")
+	}
+	if h.Nonce != StatementNonce(h.Time) {
+		return dst, fmt.Errorf("sealing: nonce %s-%d is not a statement's", FormatBoot(h.Nonce.Boot), h.Nonce.Seq)
 	}
 	dst, err := appendBody(dst, h, payload, signer)
 	if err != nil {
@@ -169,7 +172,7 @@ func appendBody(dst []byte, h Header, payload []byte, signer *Signer) ([]byte, e
 // and only then the rest of the grammar. find returns the key for a kid, nil
 // if the receiver holds none; it must not keep the slice. max bounds the size
 // in bytes. Every error is a Reason.
-func Open(raw []byte, max int, find func(kid []byte) *Key) (Message, error) {
+func Open(raw []byte, max int, find func(kid []byte) *Key) (m Message, err error) {
 	if len(raw) > max {
 		return Message{}, BadSize
 	}
@@ -184,5 +187,8 @@ func Open(raw []byte, max int, find func(kid []byte) *Key) (Message, error) {
 	if !key.verify(raw) {
 		return Message{}, BadMAC
 	}
-	return parse(raw, kid, true)
+	if reason := m.parse(raw, kid, true); reason != Accepted {
+		return Message{}, reason
+	}
+	return m, nil
 }

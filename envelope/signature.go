@@ -21,6 +21,13 @@ import (
 // signaturePrefix separates our signatures from every other use of the keys.
 const signaturePrefix = "levee/signature/v1\x00"
 
+// maxChain bounds chain in characters: leaf and issuer are maxCertificates
+// bytes of DER at most.
+const (
+	maxCertificates = 8 << 10
+	maxChain        = (maxCertificates*8 + 5) / 6
+)
+
 // Signer signs for one sender. The key may live in hardware.
 type Signer struct {
 	key   crypto.Signer
@@ -28,7 +35,8 @@ type Signer struct {
 }
 
 // NewSigner returns a signer whose messages carry leaf and issuer. The key
-// must be Ed25519 or P-256 and belong to leaf.
+// must be Ed25519 or P-256 and belong to leaf, and the two certificates have
+// 8,192 bytes at most.
 func NewSigner(key crypto.Signer, leaf, issuer *x509.Certificate) (*Signer, error) {
 	switch public := key.Public().(type) {
 	case ed25519.PublicKey:
@@ -43,6 +51,9 @@ func NewSigner(key crypto.Signer, leaf, issuer *x509.Certificate) (*Signer, erro
 		return nil, fmt.Errorf("making a signer: keys of type %T do not sign messages", public)
 	}
 	der := append(append([]byte(nil), leaf.Raw...), issuer.Raw...)
+	if len(der) > maxCertificates {
+		return nil, fmt.Errorf("making a signer: leaf and issuer are %d bytes, more than %d", len(der), maxCertificates)
+	}
 	return &Signer{key: key, chain: base64.RawURLEncoding.EncodeToString(der)}, nil
 }
 
@@ -146,6 +157,13 @@ func (m *Message) VerifySignature(v ChainVerifier, at time.Time) (pki.Identity, 
 	}
 	return id, leaf, nil
 }
+
+// StatementNonce returns the one nonce of a statement of ts, in ms since the
+// epoch. It counts nothing: what makes a statement unique is in its payload.
+func StatementNonce(ts int64) Nonce { return Nonce{Boot: uint64(ts), Seq: 1} }
+
+// statement reports whether what was read before the payload is a statement's.
+func (m *Message) statement() bool { return m.Chain != nil && m.Nonce == StatementNonce(m.Time) }
 
 // Digest returns SHA-256 over the signed bytes, prefix included: what people
 // approve, and how other messages refer to this one.

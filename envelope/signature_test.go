@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"levee/envelope"
+	"levee/pki"
+	"levee/pki/ca"
 )
 
 func ed25519Key(t testing.TB) crypto.Signer {
@@ -111,10 +113,33 @@ func TestHighSIsRefused(t *testing.T) {
 	}
 }
 
+// What a chain has no room for would be refused by everybody.
+func TestSignersOfLongCertificates(t *testing.T) {
+	a, key := newAuthority(t), ed25519Key(t)
+	leaf, err := ca.IssueLeaf(a.machines, pki.Identity{TrustDomain: trustDomain, Site: "melb", Role: pki.RoleSensor, Name: "web-1"},
+		key.Public(), ca.Names{}, time.Hour, exampleTime)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for room, ok := range map[int]bool{0: true, 1: false} {
+		issuer := *a.machines.Certificate
+		issuer.Raw = make([]byte, 8192-len(leaf.Raw)+room)
+		signer, err := envelope.NewSigner(key, leaf, &issuer)
+		if (err == nil) != ok {
+			t.Fatalf("%d bytes of issuer: %v", len(issuer.Raw), err)
+		}
+		if ok {
+			parsed(t, seal(t, exampleHeader, examplePayload, newKey(t, 0x2a), signer))
+		}
+	}
+}
+
 func TestStatements(t *testing.T) {
 	a := newAuthority(t)
 	signer := a.signer(t, "sensor", "web-1", ed25519Key(t))
-	raw, err := envelope.AppendStatement(nil, exampleHeader, examplePayload, signer)
+	header := exampleHeader
+	header.Nonce = envelope.StatementNonce(header.Time)
+	raw, err := envelope.AppendStatement(nil, header, examplePayload, signer)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,7 +164,13 @@ func TestStatements(t *testing.T) {
 	if _, err := envelope.Parse(raw, envelope.MaxMessage); err == nil {
 		t.Error("a statement passed as a message")
 	}
-	message := seal(t, exampleHeader, examplePayload, newKey(t, 0x2a), signer)
+	if _, err := envelope.AppendStatement(nil, exampleHeader, examplePayload, signer); err == nil {
+		t.Error("a statement was made with a message's nonce")
+	}
+	if _, err := envelope.AppendStatement(nil, header, examplePayload, nil); err == nil {
+		t.Error("a statement was made without a signer")
+	}
+	message := seal(t, header, examplePayload, newKey(t, 0x2a), signer)
 	if _, err := envelope.ParseStatement(message, envelope.MaxMessage); err == nil {
 		t.Error("a message passed as a statement")
 	}

@@ -2,25 +2,18 @@ package keys
 
 import (
 	"fmt"
-	"sync"
 
 	"levee/envelope"
 	"levee/pki"
 )
 
-// maxDerived bounds the sender keys that a ring remembers. Beyond it keys are
-// derived each time: slower, but no sender can make the ring grow.
-const maxDerived = 16384
-
 // Ring is what one component holds: its own key, and the role keys from which
 // it derives those of the senders that it reads. It is safe for concurrent use.
 type Ring struct {
-	own   SenderKey
-	key   *envelope.Key
-	roles map[string]RoleKey
-
-	mu      sync.RWMutex
-	derived map[string]*envelope.Key
+	own     SenderKey
+	key     *envelope.Key
+	roles   map[string]RoleKey
+	derived *cache
 }
 
 // Load reads the key file of a bundle, which only its owner may read.
@@ -42,7 +35,7 @@ func NewRing(own SenderKey, roles ...RoleKey) (*Ring, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Ring{own: own, key: key, roles: make(map[string]RoleKey), derived: make(map[string]*envelope.Key)}
+	r := &Ring{own: own, key: key, roles: make(map[string]RoleKey), derived: newCache(maxDerived)}
 	for _, k := range roles {
 		if k.site != own.id.Site {
 			return nil, fmt.Errorf("making a key ring: a role key of site %q beside a sender of %q", k.site, own.id.Site)
@@ -61,15 +54,37 @@ func (r *Ring) Holds(role pki.Role) bool {
 	return ok
 }
 
+// Open opens a message with the key that its kid asks for; see envelope.Open.
+// It remembers a derived key once that has opened a message: kid is not
+// authenticated before, and whoever invents names costs one derivation each and
+// leaves nothing behind. Opening a message of a remembered sender does not
+// allocate.
+func (r *Ring) Open(raw []byte, max int) (envelope.Message, error) {
+	var derived *envelope.Key
+	m, err := envelope.Open(raw, max, func(kid []byte) *envelope.Key {
+		if key := r.derived.find(kid); key != nil {
+			return key
+		}
+		derived = r.derive(kid)
+		return derived
+	})
+	if err == nil && derived != nil {
+		r.derived.remember(string(m.KID), derived)
+	}
+	return m, err
+}
+
 // Find returns the key for kid, nil if the ring holds none for it: another
-// site, a role that the bundle was not issued, or no kid at all.
+// site, a role that the bundle was not issued, or no kid at all. It remembers
+// nothing: Open does.
 func (r *Ring) Find(kid []byte) *envelope.Key {
-	r.mu.RLock()
-	key := r.derived[string(kid)]
-	r.mu.RUnlock()
-	if key != nil {
+	if key := r.derived.find(kid); key != nil {
 		return key
 	}
+	return r.derive(kid)
+}
+
+func (r *Ring) derive(kid []byte) *envelope.Key {
 	id, err := envelope.ParseKeyID(kid)
 	if err != nil || id.Site != r.own.id.Site {
 		return nil
@@ -85,13 +100,9 @@ func (r *Ring) Find(kid []byte) *envelope.Key {
 	if err != nil {
 		return nil
 	}
-	if key, err = sender.Envelope(); err != nil {
+	key, err := sender.Envelope()
+	if err != nil {
 		return nil
 	}
-	r.mu.Lock()
-	if len(r.derived) < maxDerived {
-		r.derived[string(kid)] = key
-	}
-	r.mu.Unlock()
 	return key
 }

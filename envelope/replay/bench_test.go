@@ -3,7 +3,9 @@ package replay
 import (
 	"encoding/binary"
 	"fmt"
+	"os"
 	"path/filepath"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -52,20 +54,29 @@ func BenchmarkCheckRedelivery(b *testing.B) {
 	})
 }
 
+// fleet is how many senders a receiver is built for.
+const fleet = 100_000
+
+func fleetNames() [][]byte {
+	names := make([][]byte, fleet)
+	for i := range names {
+		names[i] = fmt.Appendf(nil, "melb/sensor/web-%d", i)
+	}
+	return names
+}
+
 // BenchmarkCheckManySenders goes round 100,000 senders, so that every record
 // comes from main memory.
 func BenchmarkCheckManySenders(b *testing.B) {
-	const senders = 100_000
-	benchSets(b, senders, func(b *testing.B, s *Set) {
-		names := make([][]byte, senders)
-		for i := range names {
-			names[i] = fmt.Appendf(nil, "melb/sensor/web-%d", i)
-			s.Check(Message{Sender: names[i], Boot: 1, Seq: 1, Time: 1000})
+	names := fleetNames()
+	benchSets(b, 1<<18, func(b *testing.B, s *Set) {
+		for _, name := range names {
+			s.Check(Message{Sender: name, Boot: 1, Seq: 1, Time: 1000})
 		}
 		b.ReportAllocs()
 		i, seq := 0, uint64(1)
 		for b.Loop() {
-			if i = (i + 7919) % senders; i == 0 {
+			if i = (i + 7919) % fleet; i == 0 {
 				seq++
 			}
 			if v := s.Check(Message{Sender: names[i], Boot: 1, Seq: seq + 1, Time: 1000}); v != Fresh {
@@ -73,6 +84,66 @@ func BenchmarkCheckManySenders(b *testing.B) {
 			}
 		}
 	})
+}
+
+// BenchmarkFleet has 100,000 senders arrive, each new, and says what one costs:
+// on the disk, in the mapping, and in the heap.
+func BenchmarkFleet(b *testing.B) {
+	names, dir := fleetNames(), b.TempDir()
+	heap := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	n := 0
+	for b.Loop() {
+		n++
+		path, before := filepath.Join(dir, fmt.Sprint(n)), heap()
+		s, err := Open(path, 1<<18, 1, time.Millisecond)
+		if err != nil {
+			b.Fatal(err)
+		}
+		begin := time.Now()
+		for _, name := range names {
+			if v := s.Check(Message{Sender: name, Boot: 1, Seq: 1, Time: 1000}); v != Fresh {
+				b.Fatal(v)
+			}
+		}
+		took := time.Since(begin)
+		if err := s.Sync(); err != nil {
+			b.Fatal(err)
+		}
+		info, err := os.Stat(path)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.ReportMetric(float64(took.Nanoseconds())/fleet, "ns/new-sender")
+		b.ReportMetric(float64(info.Size())/fleet, "file-B/sender")
+		b.ReportMetric(float64(heap()-before)/fleet, "heap-B/sender")
+		s.Close()
+		os.Remove(path)
+	}
+}
+
+// BenchmarkSyncFleet is one second's Sync while every sender speaks each second.
+func BenchmarkSyncFleet(b *testing.B) {
+	names := fleetNames()
+	s, err := Open(filepath.Join(b.TempDir(), "windows"), 1<<18, 1, time.Millisecond)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	for seq := uint64(1); b.Loop(); seq++ {
+		b.StopTimer()
+		for _, name := range names {
+			s.Check(Message{Sender: name, Boot: 1, Seq: seq, Time: 1000})
+		}
+		b.StartTimer()
+		if err := s.Sync(); err != nil {
+			b.Fatal(err)
+		}
+	}
 }
 
 // BenchmarkCheckParallel shows what the one lock costs.
@@ -95,7 +166,7 @@ func BenchmarkCheckParallel(b *testing.B) {
 
 // BenchmarkOpen is a first start and a restart for 100,000 senders.
 func BenchmarkOpen(b *testing.B) {
-	const senders = 100_000
+	const senders = fleet
 	b.Run("new", func(b *testing.B) {
 		dir, n := b.TempDir(), 0
 		for b.Loop() {

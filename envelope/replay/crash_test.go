@@ -180,7 +180,7 @@ func TestRepairComesAfterTheFloor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s = newSet(st, records)
+	s = newSet(crashCapacity, st, records)
 	if err := s.load(readOnly, h, false, inTime, "boot-1"); err == nil {
 		t.Fatal("loaded without writing the header")
 	}

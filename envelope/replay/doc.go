@@ -17,12 +17,21 @@
 //   - across reclaiming. An entry is reclaimed only by Forget. A sender that
 //     has no entry is believed only with a time later than that of every entry
 //     ever reclaimed, even if the caller's horizon was wrong. A set that is
-//     full refuses new senders; it never makes room by itself.
+//     full refuses new senders; it never makes room by itself;
+//   - across growth and another capacity. The file grows with the senders that
+//     it has met, and a kill in the middle of that costs nothing. What it knows
+//     it keeps, whatever capacity it is opened with.
+//
+// Whoever invents senders finds a room of its own, half the size of the others':
+// what the caller says nothing vouches for (Message.Unproven) can neither keep
+// out, nor evict, nor look like the clone of what something vouches for. Within
+// either room the senders share it, and a full one refuses whom it does not
+// know: an invented unproven sender can keep an honest unproven one out.
 //
 // It does not read a clock and does not judge freshness; the caller does both,
 // with the same skew that it gives to Open. It authenticates nothing. Check
-// believes its argument, so it comes last: after the MAC (at the broker: the
-// identity of the connection) and after freshness. It bounds neither Boot nor
+// believes its argument, so it comes last: after the MAC or the signature (at the
+// broker: the identity of the connection) and after freshness. It bounds neither Boot nor
 // Seq from above, so the caller first refuses a boot above time + skew; a sender
 // that skips ahead in Seq makes only its own earlier messages late.
 //

@@ -21,9 +21,9 @@ const remedy = "stop the service and remove the file; the next start makes a new
 
 // header is rewritten by every Open, and by nothing else.
 type header struct {
-	capacity uint64
-	floor    int64    // see Set.floor
-	boot     [32]byte // hash of the boot identifier, zero if unknown
+	records uint64   // in the file at that time; later it may have grown
+	floor   int64    // see Set.floor
+	boot    [32]byte // hash of the boot identifier, zero if unknown
 }
 
 func hashBootID(id string) [32]byte {
@@ -38,7 +38,7 @@ func (h *header) write(f *os.File) error {
 	var b [headerSize]byte
 	copy(b[:], magic)
 	binary.NativeEndian.PutUint64(b[16:], recordSize)
-	binary.NativeEndian.PutUint64(b[24:], h.capacity)
+	binary.NativeEndian.PutUint64(b[24:], h.records)
 	binary.NativeEndian.PutUint64(b[32:], uint64(h.floor))
 	copy(b[40:], h.boot[:])
 	binary.NativeEndian.PutUint32(b[headerSum:], crc32.Checksum(b[:headerSum], castagnoli))
@@ -62,24 +62,27 @@ func parseHeader(b *[headerSize]byte) (*header, error) {
 		return nil, fmt.Errorf("%w: records of %d bytes instead of %d: %s", ErrUnusable, n, recordSize, remedy)
 	}
 	h := &header{
-		capacity: binary.NativeEndian.Uint64(b[24:]),
-		floor:    int64(binary.NativeEndian.Uint64(b[32:])),
+		records: binary.NativeEndian.Uint64(b[24:]),
+		floor:   int64(binary.NativeEndian.Uint64(b[32:])),
 	}
 	copy(h.boot[:], b[40:])
 	return h, nil
 }
 
-// fits reports why the file cannot serve a set of that capacity.
-func (h *header) fits(f *os.File, capacity, size int) error {
-	if h.capacity != uint64(capacity) {
-		return fmt.Errorf("%w: made for %d senders, not %d: configure that number, or %s", ErrUnusable, h.capacity, capacity, remedy)
-	}
+// held returns how many records the file has room for. What follows the last
+// whole one is what a kill leaves of growing.
+func (h *header) held(f *os.File) (int, error) {
 	info, err := f.Stat()
 	if err != nil {
-		return err
+		return 0, err
 	}
-	if info.Size() != int64(size) {
-		return fmt.Errorf("%w: %d bytes long instead of %d: %s", ErrUnusable, info.Size(), size, remedy)
+	n := (info.Size() - recordOffset) / recordSize
+	if info.Size() < recordOffset || uint64(n) < h.records || n > int64(bothRooms(MaxCapacity)) {
+		return 0, fmt.Errorf("%w: %d bytes long, and made for %d senders: %s", ErrUnusable, info.Size(), h.records, remedy)
 	}
-	return nil
+	if uint64(n) == h.records {
+		return int(n), nil
+	}
+	// The next header must not claim what a power failure can take back.
+	return int(n), f.Sync()
 }

@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -45,6 +46,33 @@ func (d *modelSender) top() (top uint64) {
 	return top
 }
 
+// nameOf keeps the unproven apart.
+func nameOf(m Message) string {
+	if m.Unproven {
+		return string(m.Sender) + "?"
+	}
+	return string(m.Sender)
+}
+
+// room returns how many senders of a kind there is room for.
+func (d *model) room(unproven bool) int {
+	if unproven {
+		return (d.capacity + 1) / 2
+	}
+	return d.capacity
+}
+
+// left returns how much of the room is free.
+func (d *model) left(unproven bool) int {
+	n := d.room(unproven)
+	for name := range d.senders {
+		if strings.HasSuffix(name, "?") == unproven {
+			n--
+		}
+	}
+	return n
+}
+
 func (d *model) check(m Message) Verdict {
 	if len(m.Sender) == 0 || len(m.Sender) > MaxSender || m.Boot == 0 || m.Seq == 0 || m.Time <= 0 {
 		return Refused
@@ -52,16 +80,16 @@ func (d *model) check(m Message) Verdict {
 	if m.Time < d.floor {
 		return BeforeStart
 	}
-	p := d.senders[string(m.Sender)]
+	p := d.senders[nameOf(m)]
 	if p == nil {
 		if m.Time <= d.forgotten {
 			return Late
 		}
-		if len(d.senders) == d.capacity {
+		if d.left(m.Unproven) == 0 {
 			return Full
 		}
 		p = &modelSender{}
-		d.senders[string(m.Sender)] = p
+		d.senders[nameOf(m)] = p
 	}
 	if m.Boot < p.boot {
 		if m.Time > p.first {
@@ -98,7 +126,7 @@ func (d *model) compare(t rapid.TB, s *Set, m Message) {
 		t.Fatalf("%s boot %d seq %d time %d: %v, want %v", m.Sender, m.Boot, m.Seq, m.Time, got, want)
 	}
 	if got == Fresh {
-		n := identity{string(m.Sender), m.Boot, m.Seq, m.Time}
+		n := identity{nameOf(m), m.Boot, m.Seq, m.Time}
 		if d.ever[n] {
 			t.Fatalf("%+v was fresh twice", n)
 		}
@@ -109,12 +137,13 @@ func (d *model) compare(t rapid.TB, s *Set, m Message) {
 // forget has the set reclaim, and follows it if what it did was allowed.
 func (d *model) forget(t rapid.TB, s *Set, before int64) {
 	t.Helper()
+	short := map[bool]bool{false: d.left(false) < max(1, d.room(false)/8), true: d.left(true) < max(1, d.room(true)/8)}
 	n := s.Forget(before)
 	for name, p := range d.senders {
 		if _, ok := s.Lookup([]byte(name)); ok {
 			continue
 		}
-		if p.newest >= before {
+		if p.newest >= before || !short[strings.HasSuffix(name, "?")] {
 			t.Fatalf("%s was reclaimed: newest %d, horizon %d", name, p.newest, before)
 		}
 		d.forgotten = max(d.forgotten, p.newest)
@@ -124,11 +153,10 @@ func (d *model) forget(t rapid.TB, s *Set, before int64) {
 	if n != 0 {
 		t.Fatalf("reclaimed count is off by %d", n)
 	}
-	if d.capacity-len(d.senders) < max(1, d.capacity/8) {
-		for name, p := range d.senders {
-			if p.newest < before {
-				t.Fatalf("%s was not reclaimed: newest %d, horizon %d", name, p.newest, before)
-			}
+	for name, p := range d.senders {
+		unproven := strings.HasSuffix(name, "?")
+		if d.left(unproven) < max(1, d.room(unproven)/8) && p.newest < before {
+			t.Fatalf("%s was not reclaimed: newest %d, horizon %d", name, p.newest, before)
 		}
 	}
 }
@@ -137,11 +165,12 @@ func (d *model) forget(t rapid.TB, s *Set, before int64) {
 func (d *model) next(t *rapid.T) Message {
 	name := rapid.SampledFrom([]string{"a", "b", "c", "d", "e", "f"}).Draw(t, "sender")
 	var boot, top uint64 = 1, 1
-	if p := d.senders[name]; p != nil {
+	unproven := rapid.SampledFrom([]bool{false, false, false, true}).Draw(t, "unproven")
+	if p := d.senders[nameOf(Message{Sender: []byte(name), Unproven: unproven})]; p != nil {
 		boot, top = p.boot, p.top()
 	}
 	m := Message{
-		Sender: []byte(name),
+		Sender: []byte(name), Unproven: unproven,
 		Boot: rapid.OneOf(
 			rapid.Just(boot), rapid.Just(boot), rapid.Just(boot), rapid.Just(boot),
 			rapid.SampledFrom([]uint64{0, 1, 2, 3, 1 << 43, maxSeq - 1, maxSeq, boot - 1, boot + 1}),

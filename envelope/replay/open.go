@@ -13,7 +13,7 @@ import (
 var ErrLocked = errors.New("in use by another process")
 
 // ErrUnusable is returned by Open for a file that is not a replay file of this
-// version and capacity, or whose header is damaged.
+// version, or whose header is damaged.
 var ErrUnusable = errors.New("not usable")
 
 // Option changes how Open works.
@@ -29,10 +29,15 @@ type options struct {
 func BootID(id string) Option { return func(o *options) { o.bootID = id } }
 
 // Open returns the set kept in the file at path, which it creates with mode
-// 0600 and room for capacity senders (1 to MaxCapacity, 832 bytes each). The
-// room is reserved at once: a disk that is full later stops the set only on file
-// systems that copy what they overwrite, and then with Unavailable. The file is
-// locked until Close or the end of the process; a second Open returns ErrLocked.
+// 0600, for up to capacity senders (1 to MaxCapacity) and half as many unproven
+// ones. The file grows with the senders met, 832 bytes each, and never shrinks.
+// What it has grown to is reserved: a disk that is full later keeps new senders
+// out (Full, and Sync says why), and stops known ones only on file systems that
+// copy what they overwrite, with Unavailable. The file is locked until Close or
+// the end of the process; a second Open returns ErrLocked.
+//
+// The capacity may differ from one Open to the next. What the file knows stays,
+// even of more senders than that.
 //
 // start is the present time in Unix milliseconds, skew the one that the caller
 // judges freshness with; both must be positive. They serve where the file
@@ -43,9 +48,9 @@ func BootID(id string) Option { return func(o *options) { o.bootID = id } }
 // BeforeStart, and the price is that a service starts to accept one skew after
 // its start. A plain restart of the process costs nothing.
 //
-// A file that is no replay file, has a damaged header or another capacity is
-// left alone and refused with ErrUnusable. Removing it, with the service
-// stopped, is safe: the next Open sees a new file.
+// A file that is no replay file, has a damaged header or was cut short is left
+// alone and refused with ErrUnusable. Removing it, with the service stopped, is
+// safe: the next Open sees a new file.
 func Open(path string, capacity int, start int64, skew time.Duration, opts ...Option) (*Set, error) {
 	if capacity < 1 || capacity > MaxCapacity {
 		return nil, fmt.Errorf("opening replay file %s: capacity %d is not 1 to %d", path, capacity, MaxCapacity)

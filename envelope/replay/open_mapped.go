@@ -39,29 +39,40 @@ func openLocked(f *os.File, path string, capacity int, floor int64, bootID strin
 	if err := lock(f, path); err != nil {
 		return nil, err
 	}
-	size := recordOffset + capacity*recordSize
 	h, err := readHeader(f)
 	if err != nil {
 		return nil, err
 	}
-	fresh := h == nil
+	fresh, most, n := h == nil, bothRooms(capacity), 0
 	if fresh {
-		if err := reserve(f, path, size); err != nil {
-			return nil, err
-		}
-		h = &header{capacity: uint64(capacity)}
-	} else if err := h.fits(f, capacity, size); err != nil {
+		h = &header{}
+		n = min(growth, most)
+		err = reserve(f, path, sizeOf(n))
+	} else {
+		n, err = h.held(f)
+	}
+	if err != nil {
 		return nil, err
 	}
-	data, err := unix.Mmap(int(f.Fd()), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	h.records = uint64(n)
+	most = max(most, n)
+	// All that the file may grow to is mapped at once, so that nothing moves.
+	// Nothing touches what lies behind its end.
+	data, err := unix.Mmap(int(f.Fd()), 0, sizeOf(most), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		return nil, fmt.Errorf("mapping: %w", err)
 	}
-	s := newSet(
-		(*state)(unsafe.Pointer(&data[stateOffset])),
-		unsafe.Slice((*record)(unsafe.Pointer(&data[recordOffset])), capacity),
-	)
-	s.flush = func() error { return unix.Msync(data, unix.MS_SYNC) }
+	records := unsafe.Slice((*record)(unsafe.Pointer(&data[recordOffset])), most)
+	s := newSet(capacity, (*state)(unsafe.Pointer(&data[stateOffset])), records[:n])
+	s.grow = func() ([]record, error) {
+		from := len(s.records)
+		to := min(from+growth, most)
+		if err := zero(f, sizeOf(from), sizeOf(to)); err != nil {
+			return nil, err
+		}
+		return records[:to], nil
+	}
+	s.flush = func(records int) error { return unix.Msync(data[:sizeOf(records)], unix.MS_SYNC) }
 	s.release = func() error { return errors.Join(unix.Munmap(data), f.Close()) }
 	if err := s.load(f, h, fresh, floor, bootID); err != nil {
 		return nil, errors.Join(err, unix.Munmap(data))
@@ -95,18 +106,26 @@ func lock(f *os.File, path string) error {
 	return nil
 }
 
-// reserve makes a new file of zeros. They are written rather than left as a
-// hole, because a full disk under a hole shows as a fault at some later Check.
-// The header is written afterwards: until then the file counts as new.
+// sizeOf returns the size of a file with that many records.
+func sizeOf(records int) int { return recordOffset + records*recordSize }
+
+// zero writes zeros to a part of the file. They are written rather than left as
+// a hole, because a full disk under a hole shows as a fault at some later Check.
+func zero(f *os.File, from, to int) error {
+	if _, err := f.WriteAt(make([]byte, to-from), int64(from)); err != nil {
+		return fmt.Errorf("reserving %d bytes: %w", to-from, err)
+	}
+	return nil
+}
+
+// reserve makes a new file of zeros. The header is written afterwards: until
+// then the file counts as new.
 func reserve(f *os.File, path string, size int) error {
 	if err := f.Truncate(0); err != nil {
 		return err
 	}
-	zeros := make([]byte, 1<<20)
-	for at := 0; at < size; at += len(zeros) {
-		if _, err := f.WriteAt(zeros[:min(len(zeros), size-at)], int64(at)); err != nil {
-			return fmt.Errorf("reserving %d bytes: %w", size, err)
-		}
+	if err := zero(f, 0, size); err != nil {
+		return err
 	}
 	if err := f.Sync(); err != nil {
 		return err
@@ -152,7 +171,7 @@ func (s *Set) load(f *os.File, h *header, fresh bool, floor int64, bootID string
 	if fresh || !sameBoot || s.damaged > 0 {
 		s.floor = floor
 	}
-	if err := (&header{capacity: h.capacity, floor: s.floor, boot: boot}).write(f); err != nil {
+	if err := (&header{records: h.records, floor: s.floor, boot: boot}).write(f); err != nil {
 		return err
 	}
 
@@ -195,6 +214,9 @@ func (s *Set) survey() (lost []uint32) {
 			lost = append(lost, other)
 		}
 		s.index[name] = i
+	}
+	for _, i := range s.index {
+		s.roomOf(s.records[i].sender()).used++
 	}
 	s.damaged += len(lost)
 	return lost

@@ -68,10 +68,14 @@ func (v Verdict) Alarm() bool { return v == Collision || v == Clone }
 
 // Message is what the set needs to know of a message.
 type Message struct {
-	// Sender is "site/role/name", 1 to MaxSender bytes. Generations share one
-	// window. A second counter of the same sender (backfill) needs a set or a
-	// name of its own.
+	// Sender is "site/role/name", 1 to MaxSender bytes, the last of which is
+	// no '?'. Generations share one window. A second counter of the same sender
+	// (backfill) needs a set or a name of its own.
 	Sender []byte
+	// Unproven: neither MAC nor signature nor connection vouches that Sender
+	// sent it. It is judged by a window of its own, in a room of its own, and
+	// its sender's name is one byte shorter at most.
+	Unproven bool
 	// Boot and Seq are the two numbers of the nonce, both at least 1.
 	Boot, Seq uint64
 	// Time is the message's own time in Unix milliseconds.

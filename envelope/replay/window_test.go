@@ -102,6 +102,7 @@ func TestSenderNames(t *testing.T) {
 		{strings.Repeat("a", MaxSender-1), Fresh}, // a prefix is another sender
 		{"a", Fresh},
 		{"a\x00", Fresh},
+		{"a?", Refused}, // the name of an unproven one's window
 		{"a", Redelivery},
 	} {
 		m := message(1, 1, 1000)
@@ -235,7 +236,7 @@ func TestForgetKeepsWhomThereIsRoomFor(t *testing.T) {
 	s := New(capacity)
 	for i := range capacity {
 		m := message(1, 1, 1000)
-		m.Sender = []byte{byte(i)}
+		m.Sender = []byte{byte(i), 'a'}
 		s.Check(m)
 	}
 	if got := s.Forget(5000); got != capacity/8 {

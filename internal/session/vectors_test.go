@@ -12,6 +12,7 @@ import (
 	"levee/internal/site"
 	"levee/internal/wire"
 	"levee/pki"
+	"levee/pki/ca"
 	"levee/policies"
 	"levee/test/vectors"
 )
@@ -29,6 +30,7 @@ func receiverOf(t *testing.T, v vectors.Receiver, policy *policies.Policy) *rece
 	r := &receiver{site: v.Site, filters: []string{"#"}, policy: policy, document: &site.Document{Site: v.Site},
 		windows: replay.New(8), skew: time.Duration(v.Skew) * time.Millisecond}
 	if v.Keys != nil {
+		r.judges = true
 		file, err := v.KeyFile()
 		must(err)
 		path := filepath.Join(t.TempDir(), "keys")
@@ -36,12 +38,17 @@ func receiverOf(t *testing.T, v vectors.Receiver, policy *policies.Policy) *rece
 		r.keys, err = keys.Load(path)
 		must(err)
 	}
-	if v.Root != nil {
-		root, err := x509.ParseCertificate(v.Root)
+	if v.Root == nil { // a part always has a root; nobody is below this one
+		key, err := ca.NewRootKey()
 		must(err)
-		r.verifier, err = pki.NewVerifier(pki.VerifierConfig{Root: root, TrustDomain: trustDomain})
+		root, err := ca.NewRoot(key, trustDomain, ca.RootOptions{Lifetime: 24 * time.Hour}, time.Now())
 		must(err)
+		v.Root = root.Certificate.Raw
 	}
+	root, err := x509.ParseCertificate(v.Root)
+	must(err)
+	r.verifier, err = pki.NewVerifier(pki.VerifierConfig{Root: root, TrustDomain: trustDomain})
+	must(err)
 	for sender, spki := range v.Pins {
 		r.document.Pins = append(r.document.Pins, site.Pin{Sender: sender, SPKI: spki})
 	}

@@ -88,7 +88,7 @@ func TestDocumentsThatSayNothingGood(t *testing.T) {
 }
 
 // statement signs payload as the site document's statement, whatever it says.
-func statement(t *testing.T, kid, topic string, nonce envelope.Nonce, at int64, payload []byte, by ca.Issuer, issuer *x509.Certificate) []byte {
+func statement(t *testing.T, kid, topic string, at int64, payload []byte, by ca.Issuer, issuer *x509.Certificate) []byte {
 	t.Helper()
 	id, err := envelope.ParseKeyID([]byte(kid))
 	if err != nil {
@@ -98,7 +98,7 @@ func statement(t *testing.T, kid, topic string, nonce envelope.Nonce, at int64, 
 	if err != nil {
 		t.Fatal(err)
 	}
-	raw, err := envelope.AppendStatement(nil, envelope.Header{KeyID: id, Time: at, Nonce: nonce, Topic: topic}, payload, signer)
+	raw, err := envelope.AppendStatement(nil, envelope.Header{KeyID: id, Time: at, Nonce: envelope.StatementNonce(at), Topic: topic}, payload, signer)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,8 +124,7 @@ func TestDocumentsFromTheWrongHands(t *testing.T) {
 		t.Fatal(err)
 	}
 	const kid, topic = "melb/ca/people/7", "melb/bank_server/statement/site"
-	nonce := envelope.Nonce{Boot: uint64(d.Issued), Seq: 1}
-	if _, err := site.ParseDocument(statement(t, kid, topic, nonce, d.Issued, payload, people, root.Certificate), root.Certificate, verifier(t, root), now); err != nil {
+	if _, err := site.ParseDocument(statement(t, kid, topic, d.Issued, payload, people, root.Certificate), root.Certificate, verifier(t, root), now); err != nil {
 		t.Fatalf("the statement that the others differ from: %v", err)
 	}
 	foreign := document()
@@ -158,17 +157,16 @@ func TestDocumentsFromTheWrongHands(t *testing.T) {
 		"another site's people CA":    sign(document(), authority(t, l, "syd/people-ca"), root),
 		"for another site":            sign(foreign, people, root),
 		"for another trust domain":    sign(elsewhere, people, root),
-		"an operator's":               statement(t, kid, topic, nonce, d.Issued, payload, ca.Issuer{Certificate: leaf, Signer: people.Signer}, people.Certificate),
-		"another number in kid":       statement(t, "melb/ca/people/8", topic, nonce, d.Issued, payload, people, root.Certificate),
-		"another site in kid":         statement(t, "syd/ca/people/7", topic, nonce, d.Issued, payload, people, root.Certificate),
-		"another role in kid":         statement(t, "melb/operator/people/7", topic, nonce, d.Issued, payload, people, root.Certificate),
-		"another topic":               statement(t, kid, "melb/bank_server/statement/request", nonce, d.Issued, payload, people, root.Certificate),
-		"another time":                statement(t, kid, topic, nonce, d.Issued+1, payload, people, root.Certificate),
-		"another nonce":               statement(t, kid, topic, envelope.Nonce{Boot: nonce.Boot, Seq: 2}, d.Issued, payload, people, root.Certificate),
-		"an unknown member":           statement(t, kid, topic, nonce, d.Issued, with(`"extra":1}`), people, root.Certificate),
-		"an unknown member inside": statement(t, kid, topic, nonce, d.Issued,
+		"an operator's":               statement(t, kid, topic, d.Issued, payload, ca.Issuer{Certificate: leaf, Signer: people.Signer}, people.Certificate),
+		"another number in kid":       statement(t, "melb/ca/people/8", topic, d.Issued, payload, people, root.Certificate),
+		"another site in kid":         statement(t, "syd/ca/people/7", topic, d.Issued, payload, people, root.Certificate),
+		"another role in kid":         statement(t, "melb/operator/people/7", topic, d.Issued, payload, people, root.Certificate),
+		"another topic":               statement(t, kid, "melb/bank_server/statement/request", d.Issued, payload, people, root.Certificate),
+		"another time":                statement(t, kid, topic, d.Issued+1, payload, people, root.Certificate),
+		"an unknown member":           statement(t, kid, topic, d.Issued, with(`"extra":1}`), people, root.Certificate),
+		"an unknown member inside": statement(t, kid, topic, d.Issued,
 			bytes.Replace(payload, []byte(`"spki"`), []byte(`"x":1,"spki"`), 1), people, root.Certificate),
-		"a member missing": statement(t, kid, topic, nonce, d.Issued,
+		"a member missing": statement(t, kid, topic, d.Issued,
 			bytes.Replace(payload, []byte(`"generations"`), []byte(`"generation"`), 1), people, root.Certificate),
 	} {
 		if got, err := site.ParseDocument(raw, root.Certificate, verifier(t, root), now); err == nil || got != nil {

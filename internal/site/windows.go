@@ -15,8 +15,11 @@ import (
 	"levee/pki"
 )
 
-// maxSenders bounds the replay windows of one receiver.
-const maxSenders = 4096
+// MaxSenders bounds the replay windows of one receiver: room for the 100,000
+// senders that a site may have, and at the broker for the second counter of each.
+// It costs nothing before they come (package replay); all of them, with as many
+// of the unproven as there is room for, take 312 MiB of disk.
+const MaxSenders = 1 << 18
 
 func windowsFile(state string) string { return filepath.Join(state, "windows") }
 
@@ -24,7 +27,7 @@ func windowsFile(state string) string { return filepath.Join(state, "windows") }
 // are made anew, and messages of the first skew from now are refused: nobody
 // can tell what was accepted before they were lost.
 func (b *Bundle) OpenWindows(now time.Time) (*replay.Set, error) {
-	return replay.Open(windowsFile(b.State), maxSenders, now.UnixMilli(), b.Policy.Skew())
+	return replay.Open(windowsFile(b.State), MaxSenders, now.UnixMilli(), b.Policy.Skew())
 }
 
 // NewState makes the state directory of a component that has never run, with
@@ -44,7 +47,7 @@ func NewState(dir string) error {
 	if err != nil {
 		return err
 	}
-	windows, err := replay.Open(windowsFile(fresh), maxSenders, 1, time.Millisecond)
+	windows, err := replay.Open(windowsFile(fresh), MaxSenders, 1, time.Millisecond)
 	if err == nil {
 		err = windows.Close()
 	}

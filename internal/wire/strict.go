@@ -1,7 +1,9 @@
 package wire
 
 import (
+	"encoding/binary"
 	"errors"
+	"math/bits"
 	"unicode/utf8"
 )
 
@@ -38,269 +40,301 @@ func (e payloadError) Unwrap() error { return ErrPayload }
 // duplicates, valid UTF-8, no escaped NUL and no lone surrogate, at most
 // MaxDepth levels and MaxMembers members of each object. It does not allocate.
 func CheckObject(b []byte) error {
-	s := scanner{b: b}
-	if err := s.object(1, nil); err != nil {
-		return err
-	}
-	if s.i != len(b) {
-		return errSyntax
-	}
-	return nil
+	return check(b, nil)
 }
 
 // memberNames appends the names of the outermost object's members.
 func memberNames(b []byte, names []string) ([]string, error) {
-	s := scanner{b: b}
-	err := s.object(1, func(name []byte) { names = append(names, string(name)) })
-	if err == nil && s.i != len(b) {
-		err = errSyntax
-	}
+	err := check(b, func(name []byte) { names = append(names, string(name)) })
 	return names, err
 }
 
-type scanner struct {
-	b []byte
-	i int
-}
-
-type span struct{ from, to int32 }
-
-func (s *scanner) peek() byte {
-	if s.i < len(s.b) {
-		return s.b[s.i]
+func check(b []byte, each func(name []byte)) error {
+	end, err := object(b, 0, 1, each)
+	if err == nil && end != len(b) {
+		return errSyntax
 	}
-	return 0
+	return err
 }
 
-func (s *scanner) take(c byte) bool {
-	if s.i < len(s.b) && s.b[s.i] == c {
-		s.i++
-		return true
+// The functions below read what begins at b[i] and return where it ends.
+
+// object reads one object. each, unless nil, is told the names of its members.
+func object(b []byte, i, depth int, each func(name []byte)) (int, error) {
+	if depth > MaxDepth {
+		return 0, errDepth
+	}
+	if i >= len(b) || b[i] != '{' {
+		return 0, errSyntax
+	}
+	i++
+	if i < len(b) && b[i] == '}' {
+		return i + 1, nil
+	}
+	// A set bit of names says that a name like this one may have been seen;
+	// only then are those at starts compared. Most objects never do.
+	var starts [MaxMembers]int32
+	var names uint64
+	for n := 0; n < MaxMembers; n++ {
+		if i >= len(b) || b[i] != '"' {
+			return 0, errSyntax
+		}
+		i++
+		from := i
+		for i < len(b) && nameBytes[b[i]] {
+			i++
+		}
+		if i == from || i-from > maxMember || i+1 >= len(b) || b[i] != '"' {
+			return 0, errName
+		}
+		name := b[from:i]
+		if b[i+1] != ':' {
+			return 0, errSyntax
+		}
+		i += 2
+		last := len(name) - 1
+		bit := uint64(1) << ((uint(name[0]) + 5*uint(name[last]) + 23*uint(last)) % 64)
+		if names&bit != 0 && seen(b, starts[:n], name) {
+			return 0, errDuplicate
+		}
+		names |= bit
+		starts[n] = int32(from)
+		if each != nil {
+			each(name)
+		}
+		end, err := value(b, i, depth)
+		if err != nil {
+			return 0, err
+		}
+		if end == len(b) {
+			return 0, errSyntax
+		}
+		i = end + 1
+		switch b[end] {
+		case ',':
+		case '}':
+			return i, nil
+		default:
+			return 0, errSyntax
+		}
+	}
+	return 0, errMembers
+}
+
+// seen reports whether a name that begins at one of starts is name.
+func seen(b []byte, starts []int32, name []byte) bool {
+	for _, start := range starts {
+		end := int(start) + len(name)
+		if b[end] == '"' && string(b[start:end]) == string(name) {
+			return true
+		}
 	}
 	return false
 }
 
-// object reads one object. each, unless nil, is told the names of its members.
-func (s *scanner) object(depth int, each func(name []byte)) error {
-	if depth > MaxDepth {
-		return errDepth
+func value(b []byte, i, depth int) (int, error) {
+	if i >= len(b) {
+		return 0, errSyntax
 	}
-	if !s.take('{') {
-		return errSyntax
-	}
-	if s.take('}') {
-		return nil
-	}
-	var seen [MaxMembers]span
-	for n := 0; ; n++ {
-		if n == MaxMembers {
-			return errMembers
-		}
-		name, err := s.name()
-		if err != nil {
-			return err
-		}
-		for _, other := range seen[:n] {
-			if string(s.b[other.from:other.to]) == string(name) {
-				return errDuplicate
-			}
-		}
-		seen[n] = span{from: int32(s.i - len(name) - 2), to: int32(s.i - 2)}
-		if each != nil {
-			each(name)
-		}
-		if err := s.value(depth); err != nil {
-			return err
-		}
-		if s.take('}') {
-			return nil
-		}
-		if !s.take(',') {
-			return errSyntax
-		}
-	}
-}
-
-// name reads a member's name, its quotes and the colon after it.
-func (s *scanner) name() ([]byte, error) {
-	if !s.take('"') {
-		return nil, errSyntax
-	}
-	from := s.i
-	for s.i < len(s.b) && s.i-from <= maxMember {
-		c := s.b[s.i]
-		if c == '"' {
-			break
-		}
-		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '_' {
-			return nil, errName
-		}
-		s.i++
-	}
-	name := s.b[from:s.i]
-	if len(name) == 0 || len(name) > maxMember {
-		return nil, errName
-	}
-	if !s.take('"') || !s.take(':') {
-		return nil, errSyntax
-	}
-	return name, nil
-}
-
-func (s *scanner) value(depth int) error {
-	switch c := s.peek(); {
-	case c == '{':
-		return s.object(depth+1, nil)
-	case c == '[':
-		return s.array(depth + 1)
+	switch c := b[i]; {
 	case c == '"':
-		return s.str()
-	case c == '-' || c >= '0' && c <= '9':
-		return s.number()
+		return str(b, i)
+	case c-'0' <= 9 || c == '-':
+		return number(b, i)
+	case c == '{':
+		return object(b, i, depth+1, nil)
+	case c == '[':
+		return array(b, i, depth+1)
 	case c == 't':
-		return s.literal("true")
+		return literal(b, i, "true")
 	case c == 'f':
-		return s.literal("false")
+		return literal(b, i, "false")
 	case c == 'n':
-		return errNull
+		return 0, errNull
 	default:
-		return errSyntax
+		return 0, errSyntax
 	}
 }
 
-func (s *scanner) literal(word string) error {
-	if len(s.b)-s.i < len(word) || string(s.b[s.i:s.i+len(word)]) != word {
-		return errSyntax
+func literal(b []byte, i int, word string) (int, error) {
+	if len(b)-i < len(word) || string(b[i:i+len(word)]) != word {
+		return 0, errSyntax
 	}
-	s.i += len(word)
-	return nil
+	return i + len(word), nil
 }
 
-func (s *scanner) array(depth int) error {
+func array(b []byte, i, depth int) (int, error) {
 	if depth > MaxDepth {
-		return errDepth
+		return 0, errDepth
 	}
-	s.i++ // the bracket that the caller saw
-	if s.take(']') {
-		return nil
+	i++ // the bracket that the caller saw
+	if i < len(b) && b[i] == ']' {
+		return i + 1, nil
 	}
 	for {
-		if err := s.value(depth); err != nil {
-			return err
+		end, err := value(b, i, depth)
+		if err != nil {
+			return 0, err
 		}
-		if s.take(']') {
-			return nil
+		if end == len(b) {
+			return 0, errSyntax
 		}
-		if !s.take(',') {
-			return errSyntax
+		i = end + 1
+		switch b[end] {
+		case ',':
+		case ']':
+			return i, nil
+		default:
+			return 0, errSyntax
 		}
 	}
-}
-
-func (s *scanner) digits() bool {
-	from := s.i
-	for s.i < len(s.b) && s.b[s.i] >= '0' && s.b[s.i] <= '9' {
-		s.i++
-	}
-	return s.i > from
 }
 
 // number reads RFC 8259, section 6.
-func (s *scanner) number() error {
-	s.take('-')
-	if !s.take('0') && !s.digits() {
-		return errSyntax
+func number(b []byte, i int) (int, error) {
+	if b[i] == '-' { // the caller saw this byte
+		i++
 	}
-	if s.take('.') && !s.digits() {
-		return errSyntax
+	whole := digits(b, i)
+	if whole == i || b[i] == '0' && whole != i+1 {
+		return 0, errSyntax
 	}
-	if s.take('e') || s.take('E') {
-		if !s.take('+') {
-			s.take('-')
+	i = whole
+	if i < len(b) && b[i] == '.' {
+		fraction := digits(b, i+1)
+		if fraction == i+1 {
+			return 0, errSyntax
 		}
-		if !s.digits() {
-			return errSyntax
-		}
+		i = fraction
 	}
-	return nil
+	if i < len(b) && b[i]|0x20 == 'e' {
+		i++
+		if i < len(b) && (b[i] == '+' || b[i] == '-') {
+			i++
+		}
+		exponent := digits(b, i)
+		if exponent == i {
+			return 0, errSyntax
+		}
+		i = exponent
+	}
+	return i, nil
+}
+
+func digits(b []byte, i int) int {
+	for i < len(b) && b[i]-'0' <= 9 {
+		i++
+	}
+	return i
 }
 
 // str reads RFC 8259, section 7, with valid UTF-8 and paired surrogates.
-func (s *scanner) str() error {
-	s.i++ // the quote that the caller saw
-	for s.i < len(s.b) {
-		c := s.b[s.i]
-		switch {
+func str(b []byte, i int) (int, error) {
+	i++ // the quote that the caller saw
+	for {
+		i = plain(b, i)
+		if i == len(b) {
+			return 0, errSyntax
+		}
+		switch c := b[i]; {
 		case c == '"':
-			s.i++
-			return nil
+			return i + 1, nil
 		case c == '\\':
-			if err := s.escape(); err != nil {
-				return err
+			end, err := escape(b, i)
+			if err != nil {
+				return 0, err
 			}
+			i = end
 		case c < 0x20:
-			return errString
-		case c < utf8.RuneSelf:
-			s.i++
+			return 0, errString
 		default:
-			r, n := utf8.DecodeRune(s.b[s.i:])
+			r, n := utf8.DecodeRune(b[i:])
 			if r == utf8.RuneError && n == 1 {
-				return errString
+				return 0, errString
 			}
-			s.i += n
+			i += n
 		}
 	}
-	return errSyntax
 }
 
-func (s *scanner) escape() error {
-	s.i++ // the backslash
-	switch c := s.peek(); c {
+// plain walks over the bytes of a string that need no further look: ASCII but
+// the quote, the backslash and what is below space. It takes eight at a time.
+func plain(b []byte, i int) int {
+	const ones, highs = 0x0101010101010101, 0x8080808080808080
+	for ; len(b)-i >= 8; i += 8 {
+		w := binary.LittleEndian.Uint64(b[i:])
+		quote, slash := w^(ones*'"'), w^(ones*'\\')
+		// The lowest bit that is set is right; those above it may be there by
+		// a borrow.
+		special := (w | (w-ones*0x20)&^w | (quote-ones)&^quote | (slash-ones)&^slash) & highs
+		if special != 0 {
+			return i + bits.TrailingZeros64(special)/8
+		}
+	}
+	for i < len(b) && b[i] != '"' && b[i] != '\\' && b[i] >= 0x20 && b[i] < utf8.RuneSelf {
+		i++
+	}
+	return i
+}
+
+func escape(b []byte, i int) (int, error) {
+	i++ // the backslash
+	if i == len(b) {
+		return 0, errString
+	}
+	switch b[i] {
 	case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
-		s.i++
-		return nil
+		return i + 1, nil
 	case 'u':
-		unit, ok := s.unit()
-		if !ok || unit == 0 || unit >= 0xdc00 && unit <= 0xdfff {
-			return errString
+		code, ok := unit(b, i)
+		if !ok || code == 0 || code >= 0xdc00 && code <= 0xdfff {
+			return 0, errString
 		}
-		if unit < 0xd800 || unit > 0xdbff {
-			return nil
+		i += unitLength
+		if code < 0xd800 || code > 0xdbff {
+			return i, nil
 		}
-		if !s.take('\\') || s.peek() != 'u' {
-			return errString
+		if len(b)-i < 2 || b[i] != '\\' || b[i+1] != 'u' {
+			return 0, errString
 		}
-		low, ok := s.unit()
+		i++
+		low, ok := unit(b, i)
 		if !ok || low < 0xdc00 || low > 0xdfff {
-			return errString
+			return 0, errString
 		}
-		return nil
+		return i + unitLength, nil
 	default:
-		return errString
+		return 0, errString
 	}
 }
 
-// unit reads the u and the four hexadecimal digits of an escape.
-func (s *scanner) unit() (uint16, bool) {
-	s.i++
-	if len(s.b)-s.i < 4 {
+// unitLength is a u and four hexadecimal digits.
+const unitLength = 5
+
+func unit(b []byte, i int) (code uint16, ok bool) {
+	if len(b)-i < unitLength {
 		return 0, false
 	}
-	var unit uint16
-	for range 4 {
-		c := s.b[s.i]
+	for _, c := range b[i+1 : i+unitLength] {
 		switch {
-		case c >= '0' && c <= '9':
+		case c-'0' <= 9:
 			c -= '0'
-		case c >= 'a' && c <= 'f':
-			c -= 'a' - 10
-		case c >= 'A' && c <= 'F':
-			c -= 'A' - 10
+		case (c|0x20)-'a' <= 5:
+			c = (c | 0x20) - 'a' + 10
 		default:
 			return 0, false
 		}
-		unit = unit<<4 | uint16(c)
-		s.i++
+		code = code<<4 | uint16(c)
 	}
-	return unit, true
+	return code, true
+}
+
+// nameBytes are those of a member's name.
+var nameBytes = bytesOf("abcdefghijklmnopqrstuvwxyz0123456789_")
+
+func bytesOf(s string) (set [256]bool) {
+	for i := range len(s) {
+		set[s[i]] = true
+	}
+	return set
 }

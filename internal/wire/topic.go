@@ -12,6 +12,7 @@ const Root = "bank_server"
 const (
 	MaxTopic  = 200
 	MaxLevels = 8
+	maxLevel  = 32 // bytes of one level
 )
 
 // Kind tells what a topic carries. The zero value is no topic of ours.
@@ -149,25 +150,23 @@ func ValidTopic[T string | []byte](s T) bool {
 	if len(s) == 0 || len(s) > MaxTopic {
 		return false
 	}
-	levels, length := 1, 0
+	levels, from := 1, 0
 	for i := range len(s) {
 		c := s[i]
-		switch {
-		case c == '/':
-			if length == 0 {
-				return false
-			}
-			levels, length = levels+1, 0
-		case c >= 'a' && c <= 'z', c >= '0' && c <= '9', c == '_', c == '-':
-			if length++; length > 32 {
-				return false
-			}
-		default:
+		if levelBytes[c] {
+			continue
+		}
+		if c != '/' || i == from || i-from > maxLevel {
 			return false
 		}
+		levels, from = levels+1, i+1
 	}
-	return length > 0 && levels <= MaxLevels
+	last := len(s) - from
+	return last > 0 && last <= maxLevel && levels <= MaxLevels
 }
+
+// levelBytes are those of a topic's level.
+var levelBytes = bytesOf("abcdefghijklmnopqrstuvwxyz0123456789_-")
 
 // Public is the filter of everything that anybody may publish.
 const Public = "public/#"

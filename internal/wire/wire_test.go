@@ -1,7 +1,6 @@
 package wire_test
 
 import (
-	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
@@ -94,50 +93,6 @@ func TestCheckObject(t *testing.T) {
 			t.Errorf("%q: %v", bad, err)
 		}
 	}
-}
-
-// What we accept, the standard library accepts, and nothing is lost on the way
-// through it.
-func FuzzCheckObject(f *testing.F) {
-	for _, seed := range []string{`{}`, `{"a":[1,-2.5e3,"é\ud83d\ude00",{"b":true}]}`, `{"a":1,"a":2}`, `{"a":"\u0000"}`} {
-		f.Add([]byte(seed))
-	}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		if wire.CheckObject(b) != nil {
-			return
-		}
-		var v map[string]any
-		d := json.NewDecoder(strings.NewReader(string(b)))
-		d.UseNumber()
-		if err := d.Decode(&v); err != nil {
-			t.Fatalf("%q: %v", b, err)
-		}
-		again, err := json.Marshal(v)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := wire.CheckObject(again); err != nil {
-			t.Fatalf("%q became %q: %v", b, again, err)
-		}
-	})
-}
-
-func FuzzParseTopic(f *testing.F) {
-	f.Add("melb/bank_server/metrics/cpu/web-1")
-	f.Add("melb/bank_server/acks/r/sensor/s")
-	f.Add("public/x")
-	f.Fuzz(func(t *testing.T, s string) {
-		topic, err := wire.ParseTopic(s)
-		if err != nil {
-			if topic != (wire.Topic{}) {
-				t.Fatal("a refusal returned a topic")
-			}
-			return
-		}
-		if topic.Protected() && topic.String() != s {
-			t.Fatalf("%q came back as %q", s, topic)
-		}
-	})
 }
 
 func TestDecode(t *testing.T) {

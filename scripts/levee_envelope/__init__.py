@@ -12,4 +12,5 @@
     replay     section 9    replay windows, in memory
     digests    section 8    what a digest says about the messages seen
     vectors    test/vectors/README.md
+    abnf       sections 1, 2  the page's grammar, run as it stands there, in the tests
 """

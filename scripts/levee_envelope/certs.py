@@ -1,17 +1,27 @@
-"""Section 4: what a receiver reads out of certificates itself: the key, the names and the URIs. openssl judges the path."""
+"""Section 4: what a receiver reads out of certificates itself: the key, the names, the URIs and the validity.
+
+openssl judges the path.
+"""
+import calendar
 import hashlib
 import re
+import time
 from dataclasses import dataclass
 from typing import List, Optional, Tuple
 
 from .encoding import b64url
 
+UTC_TIME, GENERALIZED_TIME = 0x17, 0x18
 SEQUENCE, OID, OCTETS, EXPLICIT_0, EXPLICIT_3, URI = 0x30, 0x06, 0x04, 0xA0, 0xA3, 0x86
 SUBJECT_ALT_NAME = bytes.fromhex("551d11")
 ED25519_KEY = bytes.fromhex("302a300506032b6570032100")
 P256_KEY = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004")
 _NAME = r"([a-z0-9](?:[a-z0-9-]{0,22}[a-z0-9])?)"
-_IDENTITY = re.compile(r"spiffe://%s\.([a-z0-9]+(?:[.-][a-z0-9]+)*)/%s/%s" % (_NAME, _NAME, _NAME))
+_HOST = r"spiffe://(ops\.)?%s\.([a-z0-9]+(?:[.-][a-z0-9]+)*)" % _NAME
+_IDENTITY = re.compile(r"%s/%s/%s" % (_HOST, _NAME, _NAME))
+_AUTHORITY = re.compile(_HOST)
+MACHINES = {"broker", "sensor", "monitor", "controller", "approver", "issuer", "recorder", "console", "guest"}
+PEOPLE = {"operator", "viewer", "auditor"}
 MAX_ELEMENTS = 128    # extensions of a certificate, alternative names of a leaf
 
 
@@ -38,6 +48,12 @@ class Certificate:
     subject: bytes
     key: bytes             # SubjectPublicKeyInfo
     uris: Tuple[str, ...]
+    not_before: int        # ms since the epoch
+    not_after: int
+
+    def valid_at(self, ts: int) -> bool:
+        """Both ends are included, and both are whole seconds."""
+        return self.not_before <= ts <= self.not_after
 
     @property
     def pin(self) -> str:
@@ -54,11 +70,20 @@ class Certificate:
         raise CertificateError("neither an Ed25519 nor a P-256 key")
 
     def identity(self, trust_domain: Optional[str]) -> str:
-        """site/role/name out of the one URI, spiffe://{site}.{trust domain}/{role}/{name}; None allows any trust domain."""
+        """site/role/name out of the one URI of a machine or a person; None allows any trust domain."""
         match = _IDENTITY.fullmatch(self.uris[0]) if len(self.uris) == 1 else None
-        if not match or trust_domain not in (None, match.group(2)):
+        if not match or trust_domain not in (None, match.group(3)):
             raise CertificateError("the certificate names no identity, or more than one")
-        return "/".join(match.group(1, 3, 4))
+        if match.group(4) not in (PEOPLE if match.group(1) else MACHINES):
+            raise CertificateError("a role of the other class, or none")
+        return "/".join(match.group(2, 4, 5))
+
+    def authority(self, trust_domain: Optional[str]) -> str:
+        """site/ca/people out of the one URI of a people's authority (section 5)."""
+        match = _AUTHORITY.fullmatch(self.uris[0]) if len(self.uris) == 1 else None
+        if not match or not match.group(1) or trust_domain not in (None, match.group(3)):
+            raise CertificateError("not a people's authority")
+        return match.group(2) + "/ca/people"
 
 
 def split_chain(chain: bytes) -> Tuple[Certificate, Certificate]:
@@ -77,11 +102,14 @@ def read_certificate(der: bytes) -> Certificate:
     parts = _elements(der, body)
     if whole.end != len(der) or len(parts) < 7 or parts[0].tag != EXPLICIT_0:
         raise CertificateError("not an X.509 certificate of version 3")
-    issuer, subject, key = (parts[i] for i in (3, 5, 6))
-    if any(part.tag != SEQUENCE for part in (issuer, subject, key)):
+    issuer, validity, subject, key = (parts[i] for i in (3, 4, 5, 6))
+    if any(part.tag != SEQUENCE for part in (issuer, validity, subject, key)):
         raise CertificateError("not an X.509 certificate")
+    times = _elements(der, validity)
+    if len(times) != 2:
+        raise CertificateError("not a validity")
     return Certificate(der, der[issuer.start:issuer.end], der[subject.start:subject.end], der[key.start:key.end],
-                       tuple(_uris(der, parts[7:])))
+                       tuple(_uris(der, parts[7:])), *(_time(part.tag, der[part.content:part.end]) for part in times))
 
 
 def _uris(der: bytes, parts: List[Element]) -> List[str]:
@@ -96,6 +124,19 @@ def _uris(der: bytes, parts: List[Element]) -> List[str]:
                 names = _element(der, members[-1].content, members[-1].end, SEQUENCE)
                 found += [_ascii(der[n.content:n.end]) for n in _elements(der, names) if n.tag == URI]
     return found
+
+
+def _time(tag: int, data: bytes) -> int:
+    """A time as RFC 5280, section 4.1.2.5, writes it, in ms since the epoch."""
+    text = _ascii(data)
+    if tag == UTC_TIME and re.fullmatch("[0-9]{12}Z", text):
+        text = ("19" if text[0] >= "5" else "20") + text
+    elif tag != GENERALIZED_TIME or not re.fullmatch("[0-9]{14}Z", text):
+        raise CertificateError("not a time")
+    try:
+        return calendar.timegm(time.strptime(text, "%Y%m%d%H%M%SZ")) * 1000
+    except ValueError as err:
+        raise CertificateError("not a time") from err
 
 
 def _ascii(data: bytes) -> str:

@@ -98,7 +98,7 @@ def run_open_lines(options: argparse.Namespace) -> int:
 
 
 def run_selftest(options: argparse.Namespace) -> int:
-    """The worked example of section 10, and every rule by itself."""
+    """The worked examples of section 11, and every rule by itself."""
     from . import selftest    # nothing else needs it
     return selftest.run()
 

@@ -4,13 +4,13 @@ import re
 from dataclasses import dataclass
 from typing import Any, List, Mapping, Tuple
 
-from .encoding import b64url, b64url_decode
+from .encoding import b64url
 from .grammar import MAX_SEQ, Kid
 from .payload import Number
 
 MAX_RANGES = 512         # dropped ranges in one digest
 MAX_NUMBERS = 16384      # numbers that one digest is over
-REQUIRED = {"timestamp", "boot", "first", "last", "hash"}
+MEMBERS = {"timestamp", "boot", "first", "last", "dropped", "hash"}
 
 Range = Tuple[str, int, int]
 
@@ -32,11 +32,11 @@ class Digest:
 
 @dataclass(frozen=True)
 class Verdict:
-    """status is confirmed, incomplete or contradicted; disowned are messages seen that the digest declares dropped."""
+    """status is confirmed, incomplete, contradicted or disowned; what is disowned was seen and is declared dropped."""
 
     status: str
     missing: Tuple[int, ...]
-    disowned: Tuple[Tuple[str, int], ...]
+    disowned: Tuple[int, ...]
 
 
 def on_topic(topic: str, kid: Kid) -> bool:
@@ -45,20 +45,20 @@ def on_topic(topic: str, kid: Kid) -> bool:
 
 
 def read(value: Mapping[str, Any]) -> Digest:
-    """A digest from its payload, or Malformed. `dropped` may be absent: nothing was dropped."""
-    if not REQUIRED <= set(value) <= REQUIRED | {"dropped"} or not isinstance(value["timestamp"], Number):
+    """A digest from its payload, or Malformed."""
+    if set(value) != MEMBERS or not isinstance(value["timestamp"], Number) or type(value["hash"]) is not str:
         raise Malformed("not the members of a digest")
-    boot, first, last = _range([value["boot"], value["first"], value["last"]])
-    dropped = value.get("dropped", [])
-    if not isinstance(dropped, list) or len(dropped) > MAX_RANGES or last - first >= MAX_NUMBERS:
+    boot, first, last = own = _range([value["boot"], value["first"], value["last"]])
+    dropped = value["dropped"]
+    if not isinstance(dropped, list) or len(dropped) > MAX_RANGES or last - first >= MAX_NUMBERS or last == MAX_SEQ:
         raise Malformed("too large")
-    text = value["hash"]
-    try:
-        if isinstance(text, Number) or len(b64url_decode(text.encode("ascii"))) != 32:
-            raise Malformed("the hash is not 32 bytes")
-    except (AttributeError, ValueError) as err:
-        raise Malformed("the hash is not base64url") from err
-    return Digest(boot, first, last, tuple(_range(item) for item in dropped), text)
+    ranges = sorted(_range(item) for item in dropped)
+    for item in ranges:
+        if not _earlier(item, own) and not (item[0] == boot and first <= item[1] and item[2] <= last):
+            raise Malformed("a dropped range that is neither of this range nor of an earlier one")
+    if any(a[0] == b[0] and b[1] <= a[2] for a, b in zip(ranges, ranges[1:])):
+        raise Malformed("dropped ranges overlap")
+    return Digest(boot, first, last, tuple(ranges), value["hash"])
 
 
 def follows(earlier: Digest, later: Digest) -> bool:
@@ -76,19 +76,22 @@ def make_hash(messages: List[bytes]) -> str:
 
 def check(digest: Digest, seen: Mapping[Tuple[str, int], bytes]) -> Verdict:
     """What a digest says about the messages seen, by boot and seq."""
-    gone = digest.dropped
-    disowned = tuple(key for key in sorted(seen) if _within(key, gone))
-    wanted = [n for n in range(digest.first, digest.last + 1) if not _within((digest.boot, n), gone)]
+    numbers = range(digest.first, digest.last + 1)
+    gone = {n for boot, first, last in digest.dropped if boot == digest.boot and first >= digest.first
+            for n in range(first, last + 1)}
+    wanted = [n for n in numbers if n not in gone]
     missing = tuple(n for n in wanted if (digest.boot, n) not in seen)
+    disowned = tuple(n for n in numbers if n in gone and (digest.boot, n) in seen)
     if missing:
         return Verdict("incomplete", missing, disowned)
-    same = make_hash([seen[(digest.boot, n)] for n in wanted]) == digest.hash
-    return Verdict("confirmed" if same else "contradicted", (), disowned)
+    if make_hash([seen[(digest.boot, n)] for n in wanted]) != digest.hash:
+        return Verdict("contradicted", (), disowned)
+    return Verdict("disowned" if disowned else "confirmed", (), disowned)
 
 
-def _within(key: Tuple[str, int], ranges: Tuple[Range, ...]) -> bool:
-    """Whether one of the ranges has this boot and number."""
-    return any(boot == key[0] and first <= key[1] <= last for boot, first, last in ranges)
+def _earlier(item: Range, own: Range) -> bool:
+    """Whether a range lies before another: of an earlier boot, or of the same and below."""
+    return item[0] < own[0] or (item[0] == own[0] and item[2] < own[1])
 
 
 def _range(item: Any) -> Range:

@@ -13,6 +13,7 @@ MAX_MESSAGE = 32768           # bytes of a message
 MIN_MESSAGE = 67              # bytes of the shortest thing that check 1 lets through
 MAX_BACKFILL = 65536          # bytes of a message on a backfill topic: no message at all is longer
 MAX_TOPIC = 200               # bytes of a topic
+MAX_CHAIN = 10923             # characters of a chain: 8,192 bytes
 MAX_GENERATION = 2**32 - 1
 MAX_TS = 2**53 - 1
 MAX_SEQ = 2**64 - 1
@@ -117,6 +118,8 @@ def read_statement(raw: bytes) -> Envelope:
     statement = _read_body(raw, raw[:-1], None)
     if statement.sig is None:
         raise GrammarError("a statement is always signed")
+    if (statement.boot, statement.seq) != (statement.ts, 1):
+        raise GrammarError("the nonce of a statement is its ts and 1")
     return statement
 
 
@@ -150,7 +153,7 @@ def _read_body(raw: bytes, body: bytes, mac: Optional[bytes]) -> Envelope:
 def _head_values(ts: bytes, boot: bytes, seq: bytes, topic: bytes) -> Tuple[int, int, int, str]:
     """The bounds that the grammar gives in words."""
     values = int(ts), int(boot, 16), int(seq), topic.decode("ascii")
-    if values[0] > MAX_TS:
+    if not 1 <= values[0] <= MAX_TS:
         raise GrammarError("ts is out of range")
     if values[1] == 0:
         raise GrammarError("boot is all zero")
@@ -166,7 +169,7 @@ def _read_chain(body: bytes, pos: int) -> Tuple[Optional[bytes], int]:
     if not body.startswith(CHAIN_MEMBER, pos):
         return None, pos
     match = _CHAIN.match(body, pos)
-    if not match:
+    if not match or len(match.group(1)) > MAX_CHAIN:
         raise GrammarError("the chain does not follow the grammar")
     return _canonical(match.group(1)), match.end()
 

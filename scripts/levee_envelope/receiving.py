@@ -64,7 +64,7 @@ def carries(envelope: grammar.Envelope, value: Dict[str, Any]) -> bool:
 
 @dataclass
 class Receiver:
-    """A receiver. keys are role keys by role; without any (people) checks 3 and 4 are left out."""
+    """A receiver. keys are role keys by role; of a role that is not among them checks 3 and 4 are left out."""
 
     site: str
     keys: Mapping[str, bytes] = field(default_factory=dict)
@@ -91,7 +91,7 @@ class Receiver:
         _check_size(delivery)                                  # 1
         kid = _read_kid(delivery.raw)                          # 2
         if not delivery.statement:
-            self._check_mac(kid, delivery.raw)                 # 3, 4
+            self._check_mac(kid, delivery)                     # 3, 4
         envelope = _read_rest(delivery)                        # 5
         value = _read_payload(envelope)                        # 6
         self._check_topic(envelope, delivery)                  # 7
@@ -101,6 +101,7 @@ class Receiver:
             raise Refused("unsigned")
         leaf = self._check_signature(envelope)                 # 11
         self._check_pin(envelope.kid, leaf)                    # 12
+        self._check_proof(envelope, delivery)                  # behind 12
         if delivery.statement:
             return Opened(ACCEPTED, envelope, value)
         self._check_time(envelope, delivery.now)               # 13
@@ -109,14 +110,19 @@ class Receiver:
             raise Refused("content")
         return Opened(ACCEPTED, envelope, value)
 
-    def _check_mac(self, kid: grammar.Kid, raw: bytes) -> None:
+    def _holds(self, delivery: Delivery, kid: grammar.Kid) -> bool:
+        """Whether the receiver holds the role key of the topic's publisher; where that is unknown, of kid's role."""
+        role = kid.role if delivery.publisher is None else delivery.publisher.split("/")[1]
+        return role in self.keys
+
+    def _check_mac(self, kid: grammar.Kid, delivery: Delivery) -> None:
         """Checks 3 and 4: the key is found and the MAC matches. The role keys are those of the receiver's own site."""
-        if not self.keys:
+        if not self._holds(delivery, kid):
             return
         role = self.keys.get(kid.role)
         if role is None or kid.site != self.site:
             raise Refused("unknown_key")
-        cut = grammar.cut_mac(raw)
+        cut = grammar.cut_mac(delivery.raw)
         if cut is None or not keys.mac_matches(keys.sender_key(role, kid.name, kid.generation), *cut):
             raise Refused("mac")
 
@@ -137,9 +143,9 @@ class Receiver:
         if self.root is None:
             raise Refused("signature")
         try:
-            leaf = signing.verify(envelope.chain, envelope.sig, envelope.signed, self.root, envelope.ts,
-                                  root_may_issue=envelope.kid.role == AUTHORITY_ROLE)
-            identity = leaf.identity(self.trust_domain)
+            authority = envelope.kid.role == AUTHORITY_ROLE
+            leaf = signing.verify(envelope.chain, envelope.sig, envelope.signed, self.root, envelope.ts, root_may_issue=authority)
+            identity = leaf.authority(self.trust_domain) if authority else leaf.identity(self.trust_domain)
         except (signing.SignatureError, CertificateError) as err:
             raise Refused("signature") from err
         if identity != envelope.kid.sender:
@@ -153,6 +159,11 @@ class Receiver:
             return
         if leaf.pin != pin:
             raise Refused("pin")
+
+    def _check_proof(self, envelope: grammar.Envelope, delivery: Delivery) -> None:
+        """Who holds any role's key takes no unsigned message whose MAC it can not check."""
+        if envelope.sig is None and not delivery.statement and self.keys and not self._holds(delivery, envelope.kid):
+            raise Refused("unknown_key")
 
     def _check_time(self, envelope: grammar.Envelope, now: int) -> None:
         """Check 13: the skew is allowed to the full in both directions."""

@@ -174,7 +174,7 @@ def _uris(authority: _Authority, root: bytes, issuer: bytes, good: str) -> Itera
 
 def _statements(authority: _Authority, root: bytes) -> Iterator[Check]:
     """Section 5: the site document, whose leaf is the people CA and whose issuer is the root."""
-    people = authority.make("people", CA, "root", uris=("spiffe://melb.bank.example/ca/people",))
+    people = authority.make("people", CA, "root", uris=("spiffe://ops.melb.bank.example",))
     signer, ts = authority.signer("people", people + root), _now()
 
     topic = statement.topic("melb", "site")

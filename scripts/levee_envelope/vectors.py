@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
+from . import digests, payload as strict
 from .encoding import hex_key
 from .grammar import MAX_MESSAGE
 from .receiving import ACCEPTED, DEFAULT_SKEW, REASONS, Delivery, Receiver
@@ -15,6 +16,8 @@ MAX_FILE = 16 * 1024 * 1024
 MAX_FILES = 100000
 CASE_MEMBERS = {"name", "says", "section", "receiver", "messages"}
 RECEIVER_MEMBERS = {"site", "start", "skew", "keys", "root", "pins", "minimum"}
+DIGEST_MEMBERS = {"name", "says", "payload", "seen", "expect", "missing"}
+SEEN_MEMBERS = {"boot", "seq", "raw"}
 MESSAGE_MEMBERS = {"now", "topic", "publisher", "max_bytes", "signed", "statement", "raw", "expect"}
 TRUST_DOMAIN = "bank.example"     # of the certificates of all cases
 
@@ -34,7 +37,7 @@ class Tally:
 
 
 def run(directory: Path) -> Tally:
-    """Runs every case of a directory, in the order of their names."""
+    """Runs every case of a directory and of digests below it, in the order of their names."""
     tally = Tally()
     for path in sorted(directory.glob("*.json"))[:MAX_FILES]:
         tally.cases += 1
@@ -47,7 +50,30 @@ def run(directory: Path) -> Tally:
             print("SKIPPED %s: %s" % (path.name, err), file=sys.stderr)
         except (CaseError, OSError) as err:
             tally.failures.append("%s: not a case: %s" % (path.name, err))
+    for path in sorted(directory.glob("digests/*.json"))[:MAX_FILES]:
+        tally.cases += 1
+        try:
+            tally.failures += ["%s: %s" % (path.name, line) for line in run_digest(_load(path))]
+        except (CaseError, OSError, strict.PayloadError) as err:
+            tally.failures.append("%s: not a case: %s" % (path.name, err))
     return tally
+
+
+def run_digest(case: Mapping[str, Any]) -> List[str]:
+    """What went wrong with a case of section 8, at most one line."""
+    _members(case, DIGEST_MEMBERS)
+    seen = {}
+    for item in _typed(case.get("seen", []), list, "seen"):
+        _members(item, SEEN_MEMBERS)
+        seen[(_typed(item.get("boot"), str, "boot"), _typed(item.get("seq"), int, "seq"))] = _base64(item.get("raw"))
+    value = strict.parse(_typed(case.get("payload"), str, "payload").encode("utf-8"))
+    expected = (_typed(case.get("expect"), str, "expect"), _typed(case.get("missing", 0), int, "missing"))
+    try:
+        verdict = digests.check(digests.read(value), seen)
+        found = (verdict.status, len(verdict.missing))
+    except digests.Malformed:
+        found = ("malformed", 0)
+    return [] if found == expected else ["expected %s and %d missing, found %s and %d" % (expected + found)]
 
 
 def run_case(case: Mapping[str, Any]) -> Tuple[int, List[str]]:

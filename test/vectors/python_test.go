@@ -17,11 +17,13 @@ import (
 	"levee/test/vectors"
 )
 
+// script is the second implementation.
+const script = "../../scripts/levee_envelope.py"
+
 // python runs a command of the second implementation, which was written from
 // docs/envelope.md alone.
 func python(t *testing.T, command ...string) {
 	t.Helper()
-	const script = "../../scripts/levee_envelope.py"
 	if _, err := os.Stat(script); err != nil {
 		programs.Missing(t, "scripts/levee_envelope.py", "it is part of this repository")
 	}

@@ -230,15 +230,17 @@ func TestReadmeNamesEveryMember(t *testing.T) {
 			shown[len(m[1])] = append(shown[len(m[1])], m[2])
 		}
 	}
-	for indent, of := range map[int]any{2: vectors.Case{}, 4: vectors.Receiver{}, 6: vectors.Message{}} {
+	for indent, types := range map[int][]any{2: {vectors.Case{}, vectors.DigestCase{}}, 4: {vectors.Receiver{}}, 6: {vectors.Message{}}} {
 		var want []string
-		typ := reflect.TypeOf(of)
-		for i := range typ.NumField() {
-			name, _, _ := strings.Cut(typ.Field(i).Tag.Get("json"), ",")
-			want = append(want, name)
+		for _, of := range types {
+			typ := reflect.TypeOf(of)
+			for i := range typ.NumField() {
+				name, _, _ := strings.Cut(typ.Field(i).Tag.Get("json"), ",")
+				want = append(want, name)
+			}
 		}
 		if !slices.Equal(shown[indent], want) {
-			t.Errorf("%s: the README shows %q instead of %q", typ.Name(), shown[indent], want)
+			t.Errorf("%T: the README shows %q instead of %q", types[0], shown[indent], want)
 		}
 	}
 }

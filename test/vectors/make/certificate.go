@@ -150,7 +150,7 @@ func newWorld() (*world, error) {
 	w := &world{serial: 1000}
 	w.root = w.newRoot("root")
 	w.machines = w.authority(w.root, "melb."+trustDomain, "melb machine authority", "melb machines", authorityTo)
-	w.people = w.authority(w.root, "people.melb."+trustDomain, "melb person authority", "melb people", authorityTo)
+	w.people = w.authority(w.root, "ops.melb."+trustDomain, "melb person authority", "melb people", authorityTo)
 	w.otherSite = w.authority(w.root, "syd."+trustDomain, "syd machine authority", "syd machines", authorityTo)
 	w.otherRoot = w.newRoot("another root")
 	w.otherMachines = w.authority(w.otherRoot, "melb."+trustDomain, "melb machine authority", "melb machines of another root", authorityTo)
@@ -195,10 +195,12 @@ func keyID(seed string) []byte {
 	return sum[:20]
 }
 
-func (w *world) newRoot(seed string) issuer {
+func (w *world) newRoot(seed string) issuer { return w.rootUntil(seed, authorityTo) }
+
+func (w *world) rootUntil(seed string, to time.Time) issuer {
 	key := edKey(seed)
 	template := &x509.Certificate{
-		Subject: pkix.Name{CommonName: "levee root"}, NotBefore: authorityFrom, NotAfter: authorityTo,
+		Subject: pkix.Name{CommonName: "levee root"}, NotBefore: authorityFrom, NotAfter: to,
 		URIs: []*url.URL{{Scheme: "spiffe", Host: trustDomain}}, BasicConstraintsValid: true, IsCA: true, MaxPathLen: 1,
 		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, SubjectKeyId: keyID(seed),
 	}
@@ -207,6 +209,11 @@ func (w *world) newRoot(seed string) issuer {
 
 // authority makes an issuing authority of the profile of package pki.
 func (w *world) authority(by issuer, host, name, seed string, to time.Time) issuer {
+	return w.authorityWith(by, host, name, seed, to, nil)
+}
+
+// authorityWith makes one changed by change, unless that is nil.
+func (w *world) authorityWith(by issuer, host, name, seed string, to time.Time, change func(*x509.Certificate)) issuer {
 	key := edKey(seed)
 	template := &x509.Certificate{
 		Subject: pkix.Name{CommonName: name}, NotBefore: authorityFrom, NotAfter: to,
@@ -220,6 +227,9 @@ func (w *world) authority(by issuer, host, name, seed string, to time.Time) issu
 		ExcludedIPRanges: []*net.IPNet{
 			{IP: make(net.IP, 4), Mask: make(net.IPMask, 4)}, {IP: make(net.IP, 16), Mask: make(net.IPMask, 16)},
 		},
+	}
+	if change != nil {
+		change(template)
 	}
 	return issuer{cert: w.create(template, by, key.Public()), key: key}
 }

@@ -147,6 +147,7 @@ func (s *set) headers() {
 		{"space-before-payload-colon", "a space before the payload's colon", `"payload":`, `"payload" :`},
 
 		{"ts-leading-zero", "a leading zero", `"ts":1`, `"ts":01`},
+		{"ts-0", "ts is zero", `"ts":1729697327822`, `"ts":0`},
 		{"ts-00", "two zeros", `"ts":1729697327822`, `"ts":00`},
 		{"ts-minus", "a negative ts", `"ts":1`, `"ts":-1`},
 		{"ts-minus-zero", "minus zero", `"ts":1729697327822`, `"ts":-0`},
@@ -272,6 +273,21 @@ func (s *set) chains() {
 		{"comma-after", "a comma after the payload", `,`},
 	} {
 		s.reading("payload-"+c.name, "2", c.says, unsigned.seal(unsigned.body()+c.more), "payload")
+	}
+	s.reading("payload-sig-without-chain", "2", "a sig and no chain: the sig is no part of an object", unsigned.seal(unsigned.body()+sig), "payload")
+	s.vector("payload-sig-without-chain-person", "2", "a sig and no chain, at a receiver without keys", s.verifying(person()),
+		given(web1, ramWeb1, unsigned.seal(unsigned.body()+sig), "payload"))
+	backfill := "melb/bank_server/backfill/sensor/web-1"
+	for _, c := range []struct {
+		name, says, want string
+		bytes            int
+	}{
+		{"bound-chain-8192-bytes", "a chain of 10,923 characters passes the grammar, but is no certificates", "signature", 8192},
+		{"grammar-chain-8193-bytes", "a chain of 10,924 characters", "grammar", 8193},
+	} {
+		t := *s.web1
+		t.certs = make([]byte, c.bytes)
+		s.vector(c.name, "2", c.says, s.verifying(monitor()), web1.on(backfill).by(&t).given(c.want))
 	}
 	s.reading("payload-empty", "2", "an empty payload", unsigned.with("").raw(), "payload")
 	s.reading("mac-cut", "3", "the message is cut short", unsigned.raw()[:100], "mac")

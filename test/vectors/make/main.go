@@ -59,9 +59,11 @@ func run(dir string) error {
 	s.signatures()
 	s.certificates()
 	s.pins()
+	s.orders()
 	s.freshness()
 	s.replays()
 	s.statements()
+	s.digests()
 	if s.err != nil {
 		return s.err
 	}
@@ -70,12 +72,19 @@ func run(dir string) error {
 
 // write makes dir hold exactly these vectors.
 func write(dir string, files map[string][]byte) error {
-	old, err := filepath.Glob(filepath.Join(dir, "*.json"))
-	if err != nil {
-		return fmt.Errorf("listing old vectors: %w", err)
+	if err := os.MkdirAll(filepath.Join(dir, "digests"), 0o755); err != nil {
+		return fmt.Errorf("making the directory: %w", err)
+	}
+	var old []string
+	for _, below := range []string{"*.json", "digests/*.json"} {
+		paths, err := filepath.Glob(filepath.Join(dir, below))
+		if err != nil {
+			return fmt.Errorf("listing old vectors: %w", err)
+		}
+		old = append(old, paths...)
 	}
 	for _, path := range old {
-		if files[filepath.Base(path)] != nil {
+		if name, err := filepath.Rel(dir, path); err == nil && files[filepath.ToSlash(name)] != nil {
 			continue
 		}
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -109,9 +118,12 @@ func (s *set) fail(format string, args ...any) {
 
 // add adds one case.
 func (s *set) add(c vectors.Case) {
-	file := c.Name + ".json"
+	s.encode(c.Name+".json", c)
+}
+
+func (s *set) encode(file string, c any) {
 	if s.files[file] != nil {
-		s.fail("two cases are called %s", c.Name)
+		s.fail("two cases are called %s", file)
 		return
 	}
 	var b bytes.Buffer
@@ -119,7 +131,7 @@ func (s *set) add(c vectors.Case) {
 	e.SetEscapeHTML(false)
 	e.SetIndent("", "  ")
 	if err := e.Encode(c); err != nil {
-		s.fail("encoding %s: %w", c.Name, err)
+		s.fail("encoding %s: %w", file, err)
 		return
 	}
 	s.files[file] = b.Bytes()

@@ -72,7 +72,7 @@ var (
 	appr = sender{"melb", "approver", "approver", 1}
 )
 
-// siteKey is the one of docs/envelope.md, section 10.
+// siteKey is the one of docs/envelope.md, section 11.
 var siteKey = []byte(strings.Repeat("\x2a", 32))
 
 // derive is one step of section 6.

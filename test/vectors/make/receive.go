@@ -1,6 +1,8 @@
 package main
 
 import (
+	"crypto/x509"
+	"fmt"
 	"strings"
 
 	"levee/test/vectors"
@@ -61,7 +63,7 @@ func (s *set) freshness() {
 		{"stale-at-skew", "as old as the skew", good.at(now - skew), "accepted"},
 		{"stale-by-1", "one millisecond older than the skew", good.at(now - skew - 1), "stale"},
 		{"stale-year", "of a year ago", good.at(now - 365*24*3600*1000).since(1), "stale"},
-		{"stale-ts-0", "ts is zero", good.at(0).since(1), "stale"},
+		{"stale-ts-1", "ts is 1", good.at(1).since(1), "stale"},
 		{"future-at-skew", "as far ahead as the skew", good.at(now + skew), "accepted"},
 		{"future-by-1", "one millisecond further ahead than the skew", good.at(now + skew + 1), "future"},
 		{"future-largest", "the largest ts", good.at(1<<53 - 1), "future"},
@@ -113,6 +115,21 @@ func (s *set) replays() {
 	s.sequence("replay-collision-ts", "the same nonce with another ts", monitor(), step{good, ok}, step{good.at(ts + 1), "nonce_collision"})
 	s.sequence("replay-collision-generation", "the same nonce under another generation: generations share one window", monitor(),
 		step{good, ok}, step{good.as(2), "nonce_collision"})
+	s.sequence("replay-generations-overlap", "two generations of one sender by turns: one counter, one window", monitor(),
+		step{n(1), ok}, step{n(2).as(2), ok}, step{n(3), ok}, step{n(4).as(2), ok}, step{n(1), again}, step{n(2).as(2), again}, step{n(2), "nonce_collision"})
+	s.sequence("replay-generations-clone", "the old generation of an older boot sends on after the new one began", monitor(),
+		step{n(1), ok}, step{n(1).since(boot + 1000).as(2), ok}, step{n(2).at(ts + 1), "cloned"})
+	ended := monitor()
+	ended.Minimum = map[string]uint32{web1.String(): 2}
+	s.sequence("replay-generation-ended", "what was refused for its generation leaves no mark", ended,
+		step{n(1), "unknown_key"}, step{n(1).as(2), ok}, step{n(2), "unknown_key"}, step{n(2).as(3), ok})
+	for _, c := range tags {
+		first, second := good.value(c.values[0]), good.value(c.values[1])
+		if common(first.tag(), second.tag()) != c.equal {
+			s.fail("%s: %s and %s do not begin with the same %d characters alone", c.name, first.tag(), second.tag(), c.equal)
+		}
+		s.sequence("replay-tag-"+c.name, c.says, monitor(), step{first, ok}, step{second, c.want}, step{first, again}, step{second, c.want})
+	}
 	s.sequence("replay-out-of-order", "numbers come out of order", monitor(), step{n(5), ok}, step{n(3), ok}, step{n(4), ok}, step{n(3), again}, step{n(1), ok}, step{n(5), again})
 	s.sequence("replay-gap", "numbers are left out", monitor(), step{n(1), ok}, step{n(1000), ok}, step{n(1_000_000), ok}, step{n(1 << 40), ok})
 	s.sequence("replay-window-edge", "1,024 numbers back from the newest", monitor(), step{n(2000), ok}, step{n(2000 - 1023), ok}, step{n(2000 - 1024), seen})
@@ -138,6 +155,8 @@ func (s *set) replays() {
 
 	newer := func(seq uint64) message { return n(seq).since(boot + 1000) }
 	s.sequence("replay-newer-boot", "a newer boot begins a new window", monitor(), step{n(500), ok}, step{newer(1), ok}, step{newer(500), ok}, step{newer(1), seen}, step{newer(500), again})
+	s.sequence("replay-newer-boot-empty", "the window of a newer boot begins without the marks of the older one", monitor(),
+		step{n(3), ok}, step{n(4), ok}, step{newer(5), ok}, step{newer(3), ok}, step{newer(4), ok}, step{newer(3), again})
 	s.sequence("replay-older-boot-clone", "an older boot that sends later than the newer one began", monitor(),
 		step{n(1), ok}, step{newer(1), ok}, step{n(2).at(ts + 1), "cloned"}, step{n(1).at(ts + 1), "cloned"}, step{newer(2), ok})
 	s.sequence("replay-older-boot-late", "an older boot's message of before the newer one's first, seen or not", monitor(),
@@ -184,6 +203,33 @@ func (s *set) replays() {
 	s.sequence("replay-seventy", "seventy messages, and then three of them again", monitor(), many...)
 }
 
+// tags are pairs of readings under one nonce whose MACs begin alike. They were
+// found by counting the value upwards from 0: the first pair among 2^22 values,
+// and among 2^25.
+var tags = []struct {
+	name, says string
+	values     [2]string
+	equal      int // characters
+	want       string
+}{
+	{"7-alike", "the same nonce over other bytes, and the MACs begin with the same 7 characters", [2]string{"3180717", "3515396"}, 7, "nonce_collision"},
+	{"8-alike", "the same nonce over other bytes, and the MACs begin with the same 8 characters: no tag can tell", [2]string{"12960881", "19368042"}, 8, "redelivered"},
+}
+
+func (m message) tag() string {
+	raw := m.raw()
+	return raw[len(raw)-len(`"}`)-43:]
+}
+
+// common returns how many characters two texts begin with alike.
+func common(a, b string) int {
+	n := 0
+	for n < min(len(a), len(b)) && a[n] == b[n] {
+		n++
+	}
+	return n
+}
+
 func spoil(sig []byte) []byte {
 	sig[5] ^= 1
 	return sig
@@ -201,15 +247,24 @@ func (s *set) statements() {
 		g.Statement = true
 		s.vector("statement-"+name, "5", says, r, g)
 	}
+	s.ofPeople(topic)
+	later := given(who, topic, good.body()+"}", "accepted")
+	later.Statement, later.Now = true, now+10*365*24*3600*1000
+	s.vector("statement-years-later", "5", "a statement has no clock: it is read again ten years later", r, later)
 	body := good.body()
 	add("accepted", "a statement", body+"}", "accepted")
 	add("message", "a message where a statement belongs", good.raw(), "grammar")
 	add("brace-missing", "the last brace is missing", body, "grammar")
 	add("newline-after", "a line feed after the statement", body+"}\n", "grammar")
 	add("sig-missing", "a chain and no sig", body[:len(body)-len(`,"sig":""`)-86]+"}", "grammar")
+	unsigned := good.by(nil)
+	add("unsigned", "neither chain nor sig", unsigned.body()+"}", "grammar")
+	add("unsigned-before-payload", "neither chain nor sig, and a null: the grammar comes first", unsigned.with(`{"id":null}`).body()+"}", "grammar")
+	add("nonce-seq", "seq is 2", good.number(2).body()+"}", "grammar")
+	add("nonce-boot", "boot is not ts", good.since(uint64(ts)+1).body()+"}", "grammar")
 	add("payload", "a null", good.with(`{"id":null}`).body()+"}", "payload")
 	add("topic", "another topic", replace(good.body(), "acknowledgement", "request")+"}", "topic")
-	add("sender", "signed by the sensor web-1, who says so", web1.on(topic).by(s.web1).body()+"}", "sender")
+	add("sender", "signed by the sensor web-1, who says so", web1.on(topic).since(uint64(ts)).by(s.web1).body()+"}", "sender")
 	add("signature", "a digit of the payload is another", replace(body, "0011", "1011")+"}", "signature")
 	add("another-identity", "signed with the certificate of the sensor web-1", good.by(s.web1).body()+"}", "sender")
 	for _, c := range []struct {
@@ -219,5 +274,38 @@ func (s *set) statements() {
 	}{{"as-message", "a statement where a message belongs", monitor(), "mac"}, {"as-message-person", "a statement where a message belongs, at a receiver without keys", person(), "grammar"}} {
 		m := m1.on(command).by(s.m1)
 		s.vector("statement-"+c.name, "5", c.says, s.verifying(c.r), given(m1, command, m.body()+"}", c.want))
+	}
+}
+
+// ofPeople are statements of persons, and of the authority that issues their
+// certificates.
+func (s *set) ofPeople(topic string) {
+	onPeoplesHost := func(c *x509.Certificate) { c.URIs[0].Host = "ops." + c.URIs[0].Host }
+	ann := sender{"melb", "operator", "ann", 1}
+	payload := `{"id":"00112233445566778899aabbccddeeff","reason":"calm"}`
+	document := sender{"melb", "ca", "people", 7}
+	text := fmt.Sprintf(`{"id":"00112233445566778899aabbccddeeff","trust_domain":"%s","site":"melb","number":7,"issued":%d,"brokers":[{"name":"b1","address":"192.0.2.1:8883"}],"pins":[],"policy_hash":"%s","generations":[]}`,
+		trustDomain, ts, strings.Repeat("A", 43))
+	signs := func(ca issuer, under issuer) *signer {
+		return (&signer{leaf: ca.cert, key: ca.key}).carrying(ca.cert, under.cert)
+	}
+	for _, c := range []struct {
+		name, says string
+		by         sender
+		topic      string
+		payload    string
+		signer     *signer
+		want       string
+	}{
+		{"person", "a statement of an operator", ann, topic, payload, s.signer(s.people, ann, edKey("ann"), onPeoplesHost), "accepted"},
+		{"person-of-machines", "the machines' authority issued an operator's certificate, on the machines' host", ann, topic, payload, s.signer(s.machines, ann, edKey("ann"), nil), "signature"},
+		{"machine-of-people", "the people's authority issued a sensor's certificate, on the people's host", web1, topic, payload, s.signer(s.people, web1, edKey("web-1"), onPeoplesHost), "signature"},
+		{"site-document", "a site document, signed by the people's authority", document, "melb/bank_server/statement/site", text, signs(s.people, s.root), "accepted"},
+		{"site-document-of-machines", "a site document, signed by the machines' authority", document, "melb/bank_server/statement/site", text, signs(s.machines, s.root), "signature"},
+		{"site-document-of-a-person", "a site document, signed by an operator", document, "melb/bank_server/statement/site", text, s.signer(s.people, ann, edKey("ann"), onPeoplesHost), "signature"},
+	} {
+		g := given(c.by, c.topic, c.by.on(c.topic).since(uint64(ts)).with(c.payload).by(c.signer).body()+"}", c.want)
+		g.Statement = true
+		s.vector("statement-"+c.name, "5", c.says, s.verifying(person()), g)
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"crypto/elliptic"
 	"crypto/x509"
 	"math/big"
@@ -65,6 +66,9 @@ func (s *set) signatures() {
 		{"p256-s-zero", "s is zero", status.by(s.lb1EC.mended(withS(false, func(n *big.Int) { n.SetInt64(0) })))},
 		{"p256-r-zero", "r is zero", status.by(s.lb1EC.mended(func(b []byte) []byte { clear(b[:32]); return b }))},
 		{"p256-r-order", "r is the group order", status.by(s.lb1EC.mended(func(b []byte) []byte { order.FillBytes(b[:32]); return b }))},
+		{"p256-s-order", "s is the group order", status.by(s.lb1EC.mended(withS(false, func(n *big.Int) { n.Set(order) })))},
+		{"p256-s-half-more-1", "s is the lowest value above half the group order", status.by(s.lb1EC.mended(withS(false, func(n *big.Int) { n.Add(n.Rsh(order, 1), big.NewInt(1)) })))},
+		{"p256-s-largest", "s is 2^256-1", status.by(s.lb1EC.mended(func(b []byte) []byte { return append(b[:32:32], bytes.Repeat([]byte{0xff}, 32)...) }))},
 		{"p256-little-endian", "r and s in the other byte order", status.by(s.lb1EC.mended(func(b []byte) []byte { reverse(b[:32]); reverse(b[32:]); return b }))},
 		{"p256-another-key", "signed with a P-256 key that is not the certificate's", status.by(func() *signer {
 			t := *s.lb1EC
@@ -93,6 +97,12 @@ func (s *set) signatures() {
 	s.vector("signature-reading", "7", "a wrong signature on a reading, which need not be signed", s.verifying(monitor()),
 		web1.on(ramWeb1).by(s.web1.mended(spoil)).given("signature"))
 	s.vector("signature-person", "7", "a wrong signature, at a receiver without keys", s.verifying(person()), good.by(s.m1.mended(spoil)).given("signature"))
+	rootless := func(r vectors.Receiver) vectors.Receiver {
+		r.Pins = map[string]string{m1.String(): s.m1.pin()}
+		return r
+	}
+	s.vector("signature-without-root", "7", "a good signature, at a receiver that has no root", rootless(monitor()), good.given("signature"))
+	s.vector("signature-without-root-person", "7", "a good signature, at a receiver that has neither root nor keys", rootless(person()), good.given("signature"))
 	s.vector("signature-before-stale", "7", "a wrong signature, and stale: the signature comes first", s.verifying(monitor()),
 		good.by(s.m1.mended(spoil)).at(now-skew-1).given("signature"))
 	// The second message's signature covers its own head: the first one's does
@@ -181,6 +191,44 @@ func (s *set) certificates() {
 	s.vector("chain-expired-since", "4", "the leaf ended after ts and before the receiver's clock", s.verifying(monitor()), late)
 
 	commands("p384-leaf", "the leaf's key is on P-384, which signs no messages", s.signer(s.machines, m1, ecKey("m1, P-384", elliptic.P384()), nil), "signature")
+	s.validity()
+
+	// An authority that constrains no names, so that only the reading of the
+	// URI can tell.
+	free := s.authorityWith(s.root, "melb."+trustDomain, "melb machine authority", "free machines", authorityTo, func(c *x509.Certificate) {
+		c.PermittedURIDomains, c.ExcludedURIDomains, c.PermittedDNSDomains, c.PermittedEmailAddresses, c.ExcludedIPRanges = nil, nil, nil, nil, nil
+		c.PermittedDNSDomainsCritical = false
+	})
+	commands("trust-domain-unconstrained", "the URI is of another trust domain, and the issuer constrains no names", s.signer(free, m1, edKey("m1"), func(c *x509.Certificate) {
+		c.URIs = []*url.URL{{Scheme: "spiffe", Host: "melb.bank.test", Path: "/monitor/m1"}}
+	}), "signature")
+}
+
+// validity has the edges of notBefore and notAfter: both are whole seconds,
+// both are included, and ts is compared with them to the millisecond.
+func (s *set) validity() {
+	second := time.UnixMilli(ts).Truncate(time.Second)
+	at := second.UnixMilli()
+	until := s.authority(s.root, "melb."+trustDomain, "melb machine authority", "machines until then", second)
+	oldRoot := s.rootUntil("root until then", second)
+	below := s.authority(oldRoot, "melb."+trustDomain, "melb machine authority", "machines of the root until then", authorityTo)
+	trusting := s.verifying(monitor())
+	trusting.Root = oldRoot.cert.Raw
+	for _, c := range []struct {
+		name, says string
+		by         *signer
+		r          vectors.Receiver
+		in, out    int64
+	}{
+		{"leaf-ends", "the leaf's end", s.signer(s.machines, m1, edKey("m1"), func(c *x509.Certificate) { c.NotAfter = second }), s.verifying(monitor()), at, at + 1},
+		{"leaf-begins", "the leaf's beginning", s.signer(s.machines, m1, edKey("m1"), func(c *x509.Certificate) { c.NotBefore = second }), s.verifying(monitor()), at, at - 1},
+		{"issuer-ends", "the issuer's end", s.signer(until, m1, edKey("m1"), nil), s.verifying(monitor()), at, at + 1},
+		{"root-ends", "the root's end", s.signer(below, m1, edKey("m1"), nil), trusting, at, at + 1},
+	} {
+		m := m1.on(command).by(c.by)
+		s.vector("chain-"+c.name, "4", "exactly at "+c.says, c.r, m.at(c.in).given("accepted"))
+		s.vector("chain-"+c.name+"-by-1", "4", "one millisecond beyond "+c.says, c.r, m.at(c.out).given("signature"))
+	}
 }
 
 func (s *set) pins() {
