@@ -144,10 +144,19 @@ func TestErrorsTellAnAttackerNothing(t *testing.T) {
 
 func TestKeysPrintAsRedacted(t *testing.T) {
 	key := newKey(t, 0x2a)
-	for _, text := range []string{fmt.Sprint(key), fmt.Sprintf("%v %+v %#v %s", key, key, key, key)} {
-		if strings.Contains(text, "42") || strings.Contains(text, "2a") || !strings.Contains(text, "redacted") {
-			t.Errorf("printed %q", text)
+	inside := struct{ Key *envelope.Key }{key}
+	for _, verb := range strings.Fields("%v %+v %#v %T %t %b %c %d %o %O %q %x %X %U %e %E %f %F %g %G %s %p %y %10.3s") {
+		for _, v := range []any{key, []*envelope.Key{key}, inside} {
+			if verb == "%T" || verb == "%p" { // of the type, of the address: package fmt asks nobody
+				continue
+			}
+			if text := fmt.Sprintf(verb, v); !strings.Contains(text, "redacted") || strings.Contains(text, "0x") {
+				t.Errorf("%s printed %q", verb, text)
+			}
 		}
+	}
+	if text := fmt.Sprint(key); text != "redacted" {
+		t.Errorf("printed %q", text)
 	}
 }
 

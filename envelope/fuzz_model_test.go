@@ -106,6 +106,9 @@ func read(raw []byte, bound int, statement bool) (reading, envelope.Reason) {
 	if boot, err := strconv.ParseUint(r.boot, 16, 64); statement && (err != nil || fmt.Sprint(boot) != r.ts || r.seq != "1") {
 		return reading{}, envelope.BadGrammar
 	}
+	if statement && r.generation != "1" && !strings.HasSuffix(r.topic, "/statement/site") {
+		return reading{}, envelope.BadGrammar
+	}
 	// That the payload's judge is right is for the fuzz target of package wire.
 	if r.payload = string(payload); wire.CheckObject(payload) != nil {
 		return reading{}, envelope.BadPayload

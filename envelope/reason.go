@@ -24,6 +24,7 @@ const (
 	BadSender             // kid and topic, or kid and TLS identity, disagree
 	Unsigned              // a class that must be signed carries no signature
 	BadSignature          // the signature does not match, or the chain does not reach the root
+	Revoked               // signed with a certificate that is revoked
 	BadPin                // signed with a key that the site document does not pin for this sender
 	Stale                 // ts is older than the skew allows
 	Future                // ts is later than the skew allows
@@ -41,7 +42,7 @@ const (
 var reasonNames = [reasons]string{
 	Accepted: "accepted", BadSize: "size", BadKeyID: "kid", UnknownKey: "unknown_key", BadMAC: "mac",
 	BadGrammar: "grammar", BadPayload: "payload", BadTopic: "topic", BadSender: "sender", Unsigned: "unsigned",
-	BadSignature: "signature", BadPin: "pin", Stale: "stale", Future: "future", Redelivered: "redelivered",
+	BadSignature: "signature", Revoked: "revoked", BadPin: "pin", Stale: "stale", Future: "future", Redelivered: "redelivered",
 	Replayed: "replayed", NonceCollision: "nonce_collision", Cloned: "cloned", WindowsFull: "windows_full", WindowsFailed: "windows_failed", BeforeStart: "before_start",
 	BadContent: "content",
 }

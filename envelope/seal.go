@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"io"
 	"log/slog"
 	"strconv"
 	"sync"
@@ -38,11 +39,8 @@ func NewKey(secret []byte) (*Key, error) {
 	return &Key{mac: hmac.New(sha256.New, secret)}, nil
 }
 
-// String hides the key.
-func (k *Key) String() string { return "redacted" }
-
-// GoString hides the key.
-func (k *Key) GoString() string { return "redacted" }
+// Format hides the key, whatever the verb.
+func (k *Key) Format(f fmt.State, _ rune) { io.WriteString(f, "redacted") }
 
 // LogValue hides the key.
 func (k *Key) LogValue() slog.Value { return slog.StringValue("redacted") }
@@ -116,6 +114,9 @@ func AppendStatement(dst []byte, h Header, payload []byte, signer *Signer) ([]by
 	}
 	if h.Nonce != StatementNonce(h.Time) {
 		return dst, fmt.Errorf("sealing: nonce %s-%d is not a statement's", FormatBoot(h.Nonce.Boot), h.Nonce.Seq)
+	}
+	if !statementGeneration(h.Topic, h.KeyID.Generation) {
+		return dst, fmt.Errorf("sealing: generation %d is not a statement's", h.KeyID.Generation)
 	}
 	dst, err := appendBody(dst, h, payload, signer)
 	if err != nil {

@@ -40,3 +40,60 @@ func TestSealingRefuses(t *testing.T) {
 		}
 	}
 }
+
+// What stands in the buffer before a message is no part of it, nor of what its
+// MAC and its signature cover.
+func TestSealingBehindOtherBytes(t *testing.T) {
+	a := newAuthority(t)
+	key, signer := newKey(t, 0x2a), a.signer(t, "sensor", "web-1", ed25519Key(t))
+	statement := exampleHeader
+	statement.Nonce = envelope.StatementNonce(statement.Time)
+	for name, appends := range map[string]func([]byte) ([]byte, error){
+		"unsigned": func(dst []byte) ([]byte, error) { return envelope.Append(dst, exampleHeader, examplePayload, key, nil) },
+		"signed": func(dst []byte) ([]byte, error) {
+			return envelope.Append(dst, exampleHeader, examplePayload, key, signer)
+		},
+		"statement": func(dst []byte) ([]byte, error) {
+			return envelope.AppendStatement(dst, statement, examplePayload, signer)
+		},
+	} {
+		alone, err := appends(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, before := range []string{"x", `{"v":1,"kid":"`, string(alone)} {
+			got, err := appends([]byte(before))
+			if err != nil || string(got) != before+string(alone) {
+				t.Errorf("%s behind %.20q: %v, %s", name, before, err, got)
+			}
+		}
+	}
+}
+
+// A statement that nobody could read is not made.
+func TestStatementsThatAreNone(t *testing.T) {
+	signer := newAuthority(t).signer(t, "sensor", "web-1", ed25519Key(t))
+	good := exampleHeader
+	good.Nonce, good.Topic = envelope.StatementNonce(good.Time), "melb/bank_server/statement/request"
+	for name, change := range map[string]func(*envelope.Header, **envelope.Signer){
+		"nobody signs": func(_ *envelope.Header, s **envelope.Signer) { *s = nil },
+		"boot":         func(h *envelope.Header, _ **envelope.Signer) { h.Nonce.Boot++ },
+		"seq":          func(h *envelope.Header, _ **envelope.Signer) { h.Nonce.Seq = 2 },
+		"generation":   func(h *envelope.Header, _ **envelope.Signer) { h.KeyID.Generation = 2 },
+	} {
+		h, s := good, signer
+		change(&h, &s)
+		if got, err := envelope.AppendStatement([]byte("before"), h, examplePayload, s); err == nil || string(got) != "before" {
+			t.Errorf("%s: made: %s", name, got)
+		}
+	}
+	site := good
+	site.KeyID.Generation, site.Topic = 7, "melb/bank_server/statement/site"
+	raw, err := envelope.AppendStatement(nil, site, examplePayload, signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := envelope.ParseStatement(raw, envelope.MaxMessage); err != nil {
+		t.Errorf("the site document's generation: %v", err)
+	}
+}

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"strings"
 	"time"
 
 	"levee/pki"
@@ -149,21 +150,36 @@ func (m *Message) VerifySignature(v ChainVerifier, at time.Time) (pki.Identity, 
 	if err != nil {
 		return pki.Identity{}, nil, BadSignature
 	}
-	if id.Sender() != string(m.Sender()) {
-		return pki.Identity{}, nil, BadSender
-	}
-	if err := m.CheckSignature(leaf.PublicKey); err != nil {
+	if err := m.CheckSigner(id, leaf); err != nil {
 		return pki.Identity{}, nil, err
 	}
 	return id, leaf, nil
+}
+
+// CheckSigner is what is left of VerifySignature for a caller that knows of the
+// message's very chain what a verifier said of it at the message's time: whose
+// identity it is, and its leaf. Every error is a Reason.
+func (m *Message) CheckSigner(id pki.Identity, leaf *x509.Certificate) error {
+	if id.Sender() != string(m.Sender()) {
+		return BadSender
+	}
+	return m.CheckSignature(leaf.PublicKey)
 }
 
 // StatementNonce returns the one nonce of a statement of ts, in ms since the
 // epoch. It counts nothing: what makes a statement unique is in its payload.
 func StatementNonce(ts int64) Nonce { return Nonce{Boot: uint64(ts), Seq: 1} }
 
+// statementGeneration reports whether a statement on topic may carry this
+// generation. The site document's is its number; keys play no part in any other.
+func statementGeneration(topic string, generation uint32) bool {
+	return generation == 1 || strings.HasSuffix(topic, "/statement/site")
+}
+
 // statement reports whether what was read before the payload is a statement's.
-func (m *Message) statement() bool { return m.Chain != nil && m.Nonce == StatementNonce(m.Time) }
+func (m *Message) statement() bool {
+	return m.Chain != nil && m.Nonce == StatementNonce(m.Time) && statementGeneration(string(m.Topic), m.KeyID().Generation)
+}
 
 // Digest returns SHA-256 over the signed bytes, prefix included: what people
 // approve, and how other messages refer to this one.

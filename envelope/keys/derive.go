@@ -92,6 +92,15 @@ func (k SenderKey) ID() envelope.KeyID { return k.id }
 // Envelope returns the key in the form that seals and opens.
 func (k SenderKey) Envelope() (*envelope.Key, error) { return envelope.NewKey(k.key[:]) }
 
+// Ack returns the key of the acknowledgements to k's sender.
+func (k SenderKey) Ack() (*envelope.Key, error) {
+	key, err := derive(k.key, "ack")
+	if err != nil {
+		return nil, err
+	}
+	return envelope.NewKey(key[:])
+}
+
 // Format hides the key, whatever the verb.
 func (k SiteKey) Format(f fmt.State, _ rune) { redact(f, k.site) }
 

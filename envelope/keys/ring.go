@@ -12,6 +12,7 @@ import (
 type Ring struct {
 	own     SenderKey
 	key     *envelope.Key
+	ack     *envelope.Key
 	roles   map[string]RoleKey
 	derived *cache
 }
@@ -35,7 +36,11 @@ func NewRing(own SenderKey, roles ...RoleKey) (*Ring, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Ring{own: own, key: key, roles: make(map[string]RoleKey), derived: newCache(maxDerived)}
+	ack, err := own.Ack()
+	if err != nil {
+		return nil, err
+	}
+	r := &Ring{own: own, key: key, ack: ack, roles: make(map[string]RoleKey), derived: newCache(maxDerived)}
 	for _, k := range roles {
 		if k.site != own.id.Site {
 			return nil, fmt.Errorf("making a key ring: a role key of site %q beside a sender of %q", k.site, own.id.Site)
@@ -72,6 +77,12 @@ func (r *Ring) Open(raw []byte, max int) (envelope.Message, error) {
 		r.derived.remember(string(m.KID), derived)
 	}
 	return m, err
+}
+
+// OpenAck opens an acknowledgement to the component itself; see envelope.Open.
+// Whose it is, its kid says; whom it is for, its topic.
+func (r *Ring) OpenAck(raw []byte, max int) (envelope.Message, error) {
+	return envelope.Open(raw, max, func([]byte) *envelope.Key { return r.ack })
 }
 
 // Find returns the key for kid, nil if the ring holds none for it: another

@@ -29,7 +29,11 @@
 // know: an invented unproven sender can keep an honest unproven one out.
 //
 // It does not read a clock and does not judge freshness; the caller does both,
-// with the same skew that it gives to Open. It authenticates nothing. Check
+// with the same skew that it gives to Open. The caller's time of a message's
+// arrival says when a boot began, if the message's own says later: what an older
+// boot sends after that is a clone's. A sender whose clock is ahead, and that
+// starts anew, may so cause an alarm with what it sent before; two that start by
+// turns, each faster than messages take, cause none. It authenticates nothing. Check
 // believes its argument, so it comes last: after the MAC or the signature (at the
 // broker: the identity of the connection) and after freshness. It bounds neither Boot nor
 // Seq from above, so the caller first refuses a boot above time + skew; a sender

@@ -30,7 +30,7 @@ type window struct {
 	named    uint64 // CRC-32C of the name: written once, so not summed each time
 	boot     uint64 // the newest boot
 	top      uint64 // the highest sequence number of that boot
-	first    int64  // time of the first message of that boot to arrive
+	first    int64  // when that boot began: the earlier of its first message's time and arrival
 	newest   int64  // latest time of any message accepted, of all boots
 	previous uint64 // the boot before, 0: none known
 	bits     [ringWords]uint64
@@ -89,7 +89,7 @@ func (r *record) accept(m *Message) {
 	switch {
 	case m.Boot > r.boot:
 		r.previous = r.boot
-		r.boot, r.first, r.top = m.Boot, m.Time, m.Seq
+		r.boot, r.first, r.top = m.Boot, m.began(), m.Seq
 		r.bits = [ringWords]uint64{}
 	case m.Seq > r.top:
 		// Bits above top are always clear in top's own word, so only the
@@ -106,6 +106,16 @@ func (r *record) accept(m *Message) {
 		r.tags[m.Seq%Tags] = m.Tag
 	}
 	r.newest = max(r.newest, m.Time)
+}
+
+// began returns when a boot began that begins with m. Its time alone would let a
+// thief with a fast clock begin in the future, and silence the honest sender
+// without an alarm.
+func (m *Message) began() int64 {
+	if m.Arrival > 0 {
+		return min(m.Time, m.Arrival)
+	}
+	return m.Time
 }
 
 // judge says what a message is to its sender's record. Fresh means that it is

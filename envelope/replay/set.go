@@ -93,7 +93,7 @@ type Info struct {
 	Boot     uint64 // the newest boot
 	Previous uint64 // the boot before it, 0 if none was seen
 	Top      uint64 // the highest sequence number of Boot
-	First    int64  // time of the first message of Boot to arrive, Unix milliseconds
+	First    int64  // the earlier of time and arrival of the first message of Boot to arrive, Unix milliseconds
 	Newest   int64  // latest time accepted of any boot, Unix milliseconds
 }
 

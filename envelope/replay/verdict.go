@@ -80,6 +80,9 @@ type Message struct {
 	Boot, Seq uint64
 	// Time is the message's own time in Unix milliseconds.
 	Time int64
+	// Arrival is when it came, by the caller's clock, in Unix milliseconds; 0:
+	// unknown. A sender chooses Time, and not Arrival.
+	Arrival int64
 	// Tag is a part of the message's MAC. It tells a redelivery from another
 	// message under the same nonce.
 	Tag [8]byte

@@ -90,6 +90,37 @@ func TestHostileSequences(t *testing.T) {
 	}
 }
 
+// A boot begins when its first message comes, or at that message's own time if
+// it says earlier: who sends with a fast clock, and boots again and again, must
+// not outrun the alarm.
+func TestClonesWithAFastClock(t *testing.T) {
+	type step struct {
+		boot, seq     uint64
+		time, arrival int64
+		want          Verdict
+	}
+	for _, test := range []struct {
+		name  string
+		steps []step
+	}{
+		{"ahead of its arrival", []step{{2, 1, 31_000, 1000, Fresh}, {1, 1, 1000, 1000, Late}, {1, 1, 1001, 1001, Clone}}},
+		{"behind its arrival", []step{{2, 1, 1000, 31_000, Fresh}, {1, 1, 1000, 31_000, Late}, {1, 1, 1001, 31_000, Clone}}},
+		{"no arrival is known", []step{{2, 1, 31_000, 0, Fresh}, {1, 1, 31_000, 1000, Late}, {1, 1, 31_001, 1000, Clone}}},
+		{"again and again", []step{{1, 1, 1000, 1000, Fresh}, {2, 1, 30_000, 1000, Fresh}, {1, 2, 3000, 3000, Clone},
+			{3, 1, 55_000, 26_000, Fresh}, {1, 3, 26_001, 26_001, Clone}}},
+		{"the first message alone counts", []step{{2, 1, 31_000, 1000, Fresh}, {2, 2, 500, 500, Fresh}, {1, 1, 900, 1001, Late}}},
+	} {
+		s := New(1)
+		for i, step := range test.steps {
+			m := message(step.boot, step.seq, step.time)
+			m.Arrival = step.arrival
+			if got := s.Check(m); got != step.want {
+				t.Errorf("%s, step %d: %v, want %v", test.name, i+1, got, step.want)
+			}
+		}
+	}
+}
+
 func TestSenderNames(t *testing.T) {
 	s := New(10)
 	for _, test := range []struct {

@@ -7,6 +7,9 @@
 // It needs no key: whoever can verify the digest's signature can use it. It does
 // not verify that signature itself; the caller has.
 //
+// Two different messages under one number are never confirmed, whichever of them
+// the sender sent, as long as the first one still waits when the second one comes.
+//
 // It guarantees as well that a flood of messages from invented senders leaves
 // no lasting trace: a sender that it has not heard of may lose what waits until
 // its first digest, and one with more than 64 messages waiting may lose them.
@@ -53,7 +56,7 @@ func (o Outcome) String() string {
 // a sender, whose range is incomplete then.
 const (
 	MaxSenders = 4096
-	MaxPending = 16384   // messages of one sender that wait for their digest
+	MaxPending = 16384   // messages of one boot of a sender that wait for their digest
 	MaxHeld    = 1 << 18 // messages of all senders
 	MaxRanges  = 512     // declared as dropped in one digest
 )

@@ -51,7 +51,7 @@ func seen(first, last uint64, but ...uint64) *confirm.Tracker {
 	t := confirm.NewTracker()
 	for seq := first; seq <= last; seq++ {
 		if !slices.Contains(but, seq) {
-			t.Add(sender, envelope.Nonce{Boot: boot, Seq: seq}, raw(seq))
+			t.Add(sender, envelope.Nonce{Boot: boot, Seq: seq}, raw(seq), false)
 		}
 	}
 	return t
@@ -59,11 +59,11 @@ func seen(first, last uint64, but ...uint64) *confirm.Tracker {
 
 func TestOutcomes(t *testing.T) {
 	forged := seen(1, 5, 3)
-	forged.Add(sender, envelope.Nonce{Boot: boot, Seq: 3}, []byte("something else"))
+	forged.Add(sender, envelope.Nonce{Boot: boot, Seq: 3}, []byte("something else"), false)
 	disowned := seen(1, 5)
 	swapped := seen(1, 5, 2, 3)
-	swapped.Add(sender, envelope.Nonce{Boot: boot, Seq: 2}, raw(3))
-	swapped.Add(sender, envelope.Nonce{Boot: boot, Seq: 3}, raw(2))
+	swapped.Add(sender, envelope.Nonce{Boot: boot, Seq: 2}, raw(3), false)
+	swapped.Add(sender, envelope.Nonce{Boot: boot, Seq: 3}, raw(2), false)
 	otherHash := digest(1, 5)
 	otherHash.Hash = digest(1, 4).Hash
 	longHash := digest(1, 5)
@@ -159,7 +159,7 @@ func TestEnormousDeclarations(t *testing.T) {
 	d := digest(math.MaxUint64-1, math.MaxUint64-1)
 	d.Dropped = []wire.Drop{drop(older-1, 1, math.MaxUint64), drop(older, 1, math.MaxUint64), drop(boot, 1, math.MaxUint64-2)}
 	tracker := confirm.NewTracker()
-	tracker.Add(sender, envelope.Nonce{Boot: boot, Seq: math.MaxUint64 - 1}, raw(math.MaxUint64-1))
+	tracker.Add(sender, envelope.Nonce{Boot: boot, Seq: math.MaxUint64 - 1}, raw(math.MaxUint64-1), false)
 	if got := tracker.Settle(sender, d); got.Outcome != confirm.Confirmed || got.Dropped <= 0 {
 		t.Errorf("%v %+v", got.Outcome, got)
 	}
@@ -175,7 +175,7 @@ func TestRangesFollowEachOther(t *testing.T) {
 	if got := tracker.Settle(sender, digest(1, 3)); got.Outcome != confirm.Incomplete || got.Missing != 3 {
 		t.Errorf("settled twice: %v %+v", got.Outcome, got)
 	}
-	tracker.Add(sender, envelope.Nonce{Boot: boot, Seq: 2}, raw(2)) // late: its digest was here
+	tracker.Add(sender, envelope.Nonce{Boot: boot, Seq: 2}, raw(2), false) // late: its digest was here
 	if got := tracker.Settle(sender, digest(9, 9)); got.Outcome != confirm.Confirmed || got.Unvouched != 0 {
 		t.Errorf("after a late one: %v %+v", got.Outcome, got)
 	}
@@ -183,7 +183,7 @@ func TestRangesFollowEachOther(t *testing.T) {
 
 func TestBoots(t *testing.T) {
 	tracker := seen(1, 5)
-	tracker.Add(sender, envelope.Nonce{Boot: older, Seq: 3}, []byte("another")) // late, of the boot before
+	tracker.Add(sender, envelope.Nonce{Boot: older, Seq: 3}, []byte("another"), false) // late, of the boot before
 	if got := tracker.Settle(sender, digest(1, 4)); got.Outcome != confirm.Confirmed {
 		t.Errorf("after a late one of the boot before: %v", got.Outcome)
 	}
@@ -192,7 +192,7 @@ func TestBoots(t *testing.T) {
 	if got := tracker.Settle(sender, next); got.Outcome != confirm.Incomplete {
 		t.Errorf("another boot's digest: %v", got.Outcome)
 	}
-	tracker.Add(sender, envelope.Nonce{Boot: boot + 1, Seq: 1}, raw(1))
+	tracker.Add(sender, envelope.Nonce{Boot: boot + 1, Seq: 1}, raw(1), false)
 	if got := tracker.Settle(sender, next); got.Outcome != confirm.Confirmed {
 		t.Errorf("the new boot's digest: %v", got.Outcome)
 	}
@@ -202,7 +202,7 @@ func TestBoots(t *testing.T) {
 	// A boot begins with its own seq 1, whatever was settled in the one before.
 	tracker = seen(1, 5)
 	tracker.Settle(sender, digest(1, 5))
-	tracker.Add(sender, envelope.Nonce{Boot: boot + 1, Seq: 1}, raw(1))
+	tracker.Add(sender, envelope.Nonce{Boot: boot + 1, Seq: 1}, raw(1), false)
 	if got := tracker.Settle(sender, next); got.Outcome != confirm.Confirmed {
 		t.Errorf("the new boot's digest after one of the old boot: %v", got.Outcome)
 	}
@@ -232,13 +232,13 @@ func TestConfirmedMeansSeen(t *testing.T) {
 					want = confirm.Incomplete
 				}
 			case 1:
-				tracker.Add(sender, envelope.Nonce{Boot: boot, Seq: seq}, []byte("another"))
+				tracker.Add(sender, envelope.Nonce{Boot: boot, Seq: seq}, []byte("another"), false)
 				disowned = disowned || seq >= first && seq <= last && declared[seq]
 				if counts && want == confirm.Confirmed {
 					want = confirm.Contradicted
 				}
 			default:
-				tracker.Add(sender, envelope.Nonce{Boot: boot, Seq: seq}, raw(seq))
+				tracker.Add(sender, envelope.Nonce{Boot: boot, Seq: seq}, raw(seq), false)
 				disowned = disowned || seq >= first && seq <= last && declared[seq]
 			}
 		}

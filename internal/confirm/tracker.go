@@ -19,6 +19,10 @@ const fairShare = MaxHeld / MaxSenders
 // So a tracker that is full gives up those of whom no digest has come, the one
 // that was silent for longest first. One that has signed is replaced only by
 // another one that signs, when all have: the one whose last digest is oldest.
+//
+// Anybody can invent boots as well. So of each sender two are followed: the one
+// that a signature spoke of last, or else the first, and the newest after it.
+// What nothing vouches for replaces the second alone.
 type Tracker struct {
 	senders  map[string]*pending
 	unsigned *list.List // of *pending, by the last message
@@ -26,15 +30,44 @@ type Tracker struct {
 	held     int
 }
 
-// pending is one sender's messages of one boot that wait.
+// pending is one sender's messages that wait.
 type pending struct {
 	sender string
 	place  *list.Element // in one of the tracker's lists
-	boot   uint64
-	signed uint64 // the newest boot that a digest was of; 0: no digest has come
-	hashes map[uint64][sha256.Size]byte
-	lowest uint64 // what is below it is settled
+	signed bool          // a digest has come
+	proven uint64        // the newest boot that a signature spoke of; 0: none has
+	start  boot          // the proven one, if one is
+	next   boot          // a newer one; zero: none
 }
+
+// boot is what waits of one boot.
+type boot struct {
+	number uint64
+	hashes map[uint64][sha256.Size]byte // contested where it is
+	lowest uint64                       // what is below it is settled
+}
+
+func newBoot(number uint64) boot {
+	return boot{number: number, hashes: make(map[uint64][sha256.Size]byte)}
+}
+
+// contested stands for two different messages under one number. It is the hash
+// of neither, so that no digest confirms it, whichever of them the sender sent.
+var contested [sha256.Size]byte
+
+// boot returns what waits of a boot, nil if that one is not followed.
+func (p *pending) boot(number uint64) *boot {
+	switch number {
+	case p.start.number:
+		return &p.start
+	case p.next.number:
+		return &p.next
+	default:
+		return nil
+	}
+}
+
+func (p *pending) held() int { return len(p.start.hashes) + len(p.next.hashes) }
 
 // NewTracker returns an empty tracker.
 func NewTracker() *Tracker {
@@ -42,37 +75,50 @@ func NewTracker() *Tracker {
 }
 
 // Add notes a message that passed the receiver's checks. raw is the whole
-// envelope. Digests are messages too: each counts in the one after it.
-func (t *Tracker) Add(sender string, nonce envelope.Nonce, raw []byte) {
+// envelope; proven says that a signature vouches for it. Digests are messages
+// too: each counts in the one after it. It reports whether the message is the
+// second one under its number, and another one than the first: then somebody
+// made one of the two up.
+func (t *Tracker) Add(sender string, nonce envelope.Nonce, raw []byte, proven bool) (second bool) {
 	p := t.senders[sender]
-	switch {
-	case p == nil:
+	if p == nil {
 		if len(t.senders) >= MaxSenders && !t.release(t.unsigned) {
-			return
+			return false
 		}
 		p = t.insert(sender, nonce.Boot)
-	case nonce.Boot > p.boot:
-		t.begin(p, nonce.Boot)
-	case nonce.Boot < p.boot || nonce.Seq < p.lowest:
-		return
 	}
-	if p.signed == 0 {
+	switch {
+	case proven && nonce.Boot >= p.proven:
+		t.follow(p, nonce.Boot)
+	case nonce.Boot > p.start.number && nonce.Boot > p.next.number:
+		t.forget(&p.next)
+		p.next = newBoot(nonce.Boot)
+	}
+	b := p.boot(nonce.Boot)
+	if b == nil || nonce.Seq < b.lowest {
+		return false
+	}
+	if !p.signed {
 		t.unsigned.MoveToBack(p.place)
 	}
-	if len(p.hashes) >= MaxPending {
-		t.forget(p)
+	if len(b.hashes) >= MaxPending {
+		t.forget(b)
 	}
 	if t.held >= MaxHeld {
 		t.makeRoom()
 	}
-	before := len(p.hashes)
-	p.hashes[nonce.Seq] = sha256.Sum256(raw)
-	t.held += len(p.hashes) - before
+	sum, before := sha256.Sum256(raw), len(b.hashes)
+	if first, twice := b.hashes[nonce.Seq]; twice && first != sum {
+		sum, second = contested, first != contested
+	}
+	b.hashes[nonce.Seq] = sum
+	t.held += len(b.hashes) - before
+	return second
 }
 
 // insert begins to follow a sender, as one that has not signed.
-func (t *Tracker) insert(sender string, boot uint64) *pending {
-	p := &pending{sender: sender, boot: boot, hashes: make(map[uint64][sha256.Size]byte)}
+func (t *Tracker) insert(sender string, number uint64) *pending {
+	p := &pending{sender: sender, start: newBoot(number)}
 	p.place = t.unsigned.PushBack(p)
 	t.senders[sender] = p
 	return p
@@ -85,7 +131,7 @@ func (t *Tracker) release(from *list.List) bool {
 		return false
 	}
 	p := from.Remove(first).(*pending)
-	t.held -= len(p.hashes)
+	t.held -= p.held()
 	delete(t.senders, p.sender)
 	return true
 }
@@ -97,37 +143,57 @@ func (t *Tracker) makeRoom() {
 	for _, from := range []*list.List{t.unsigned, t.signed} {
 		var most *pending
 		for e := from.Front(); e != nil; e = e.Next() {
-			if p := e.Value.(*pending); len(p.hashes) >= fairShare && (most == nil || len(p.hashes) > len(most.hashes)) {
+			if p := e.Value.(*pending); p.held() >= fairShare && (most == nil || p.held() > most.held()) {
 				most = p
 			}
 		}
-		if most != nil {
-			t.forget(most)
+		switch {
+		case most == nil:
+		case len(most.next.hashes) >= fairShare: // which may be invented
+			t.forget(&most.next)
+			return
+		default:
+			t.forget(&most.start)
+			t.forget(&most.next)
 			return
 		}
 	}
 }
 
-// begin makes a boot the one that is followed.
-func (t *Tracker) begin(p *pending, boot uint64) {
-	t.forget(p)
-	p.boot, p.lowest = boot, 0
+// follow notes that a signature spoke of a boot, and of none later: a later one
+// that messages spoke of was invented, or tells so again.
+func (t *Tracker) follow(p *pending, number uint64) {
+	p.proven = number
+	if number == p.start.number {
+		return
+	}
+	t.forget(&p.start)
+	p.start = newBoot(number)
+	if number == p.next.number {
+		p.start = p.next
+	} else {
+		t.forget(&p.next)
+	}
+	p.next = boot{}
 }
 
-// forget drops what is held of a sender.
-func (t *Tracker) forget(p *pending) {
-	t.held -= len(p.hashes)
-	p.hashes = make(map[uint64][sha256.Size]byte)
+// forget drops what is held of a boot.
+func (t *Tracker) forget(b *boot) {
+	t.held -= len(b.hashes)
+	b.hashes = make(map[uint64][sha256.Size]byte)
 }
 
 // Settle holds a verified digest of sender against what was added before it,
 // and forgets what it covers.
 func (t *Tracker) Settle(sender string, d wire.Digest) Result {
 	p := t.senders[sender]
-	known := p != nil && envelope.FormatBoot(p.boot) == d.Boot
+	var known *boot
+	if number, ok := envelope.ParseBoot(d.Boot); ok && p != nil {
+		known = p.boot(number)
+	}
 	r := Check(d, func(seq uint64) (sum [sha256.Size]byte, seen bool) {
-		if known {
-			sum, seen = p.hashes[seq]
+		if known != nil {
+			sum, seen = known.hashes[seq]
 		}
 		return sum, seen
 	})
@@ -141,37 +207,33 @@ func (t *Tracker) Settle(sender string, d wire.Digest) Result {
 		p = t.insert(sender, r.Boot)
 	}
 	t.vouch(p, r.Boot)
-	if !known {
+	if known == nil {
 		return r
 	}
-	for seq := range p.hashes {
+	known = p.boot(r.Boot) // which may have moved
+	for seq := range known.hashes {
 		if seq > d.Last {
 			continue
 		}
 		if seq < d.First {
 			r.Unvouched++
 		}
-		delete(p.hashes, seq)
+		delete(known.hashes, seq)
 		t.held--
 	}
-	p.lowest = max(p.lowest, d.Last+1)
+	known.lowest = max(known.lowest, d.Last+1)
 	return r
 }
 
-// vouch notes that a sender has signed for a boot. Unless it has signed for a
-// later one, a later one that messages spoke of was invented, or tells so again.
-func (t *Tracker) vouch(p *pending, boot uint64) {
-	if p.signed == 0 {
-		t.unsigned.Remove(p.place)
-		p.place = t.signed.PushBack(p)
-	} else {
+// vouch notes that a sender has signed a digest of a boot.
+func (t *Tracker) vouch(p *pending, number uint64) {
+	if p.signed {
 		t.signed.MoveToBack(p.place)
+	} else {
+		t.unsigned.Remove(p.place)
+		p.place, p.signed = t.signed.PushBack(p), true
 	}
-	if boot < p.signed {
-		return
-	}
-	p.signed = boot
-	if boot != p.boot {
-		t.begin(p, boot)
+	if number >= p.proven {
+		t.follow(p, number)
 	}
 }

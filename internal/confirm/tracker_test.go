@@ -12,7 +12,7 @@ import (
 // say adds the messages of a sender's boot from first to last.
 func say(t *confirm.Tracker, sender string, first, last uint64) {
 	for seq := first; seq <= last; seq++ {
-		t.Add(sender, envelope.Nonce{Boot: boot, Seq: seq}, raw(seq))
+		t.Add(sender, envelope.Nonce{Boot: boot, Seq: seq}, raw(seq), false)
 	}
 }
 
@@ -140,14 +140,14 @@ func TestFloodInSignersNames(t *testing.T) {
 	}
 }
 
-// A boot that somebody made up in a sender's name is given up with the next
-// digest, and an old digest brings no old boot back.
+// A boot that somebody made up in a sender's name takes nothing from the one that
+// a signature spoke of, and an old digest brings no old boot back.
 func TestAnInventedBoot(t *testing.T) {
 	tracker := seen(1, 3)
 	expect(t, tracker, "before", sender, 1, 3, confirm.Confirmed)
-	tracker.Add(sender, envelope.Nonce{Boot: boot + 1000, Seq: 1}, raw(1))
+	tracker.Add(sender, envelope.Nonce{Boot: boot + 1000, Seq: 1}, raw(1), false)
 	say(tracker, sender, 4, 5)
-	expect(t, tracker, "a digest while another boot is followed", sender, 4, 5, confirm.Incomplete)
+	expect(t, tracker, "a digest while another boot is spoken of", sender, 4, 5, confirm.Confirmed)
 	say(tracker, sender, 6, 7)
 	expect(t, tracker, "the next one", sender, 6, 7, confirm.Confirmed)
 	say(tracker, sender, 8, 9)
@@ -157,6 +157,82 @@ func TestAnInventedBoot(t *testing.T) {
 		t.Errorf("a digest of the boot before: %v", got.Outcome)
 	}
 	expect(t, tracker, "after an old digest", sender, 8, 9, confirm.Confirmed)
+}
+
+// Two different messages under one number: nothing is confirmed, whichever was
+// first, and whatever somebody made up between the two.
+func TestTwoUnderOneNumber(t *testing.T) {
+	at := func(boot, seq uint64) envelope.Nonce { return envelope.Nonce{Boot: boot, Seq: seq} }
+	forged := []byte("invented")
+	type add struct {
+		nonce  envelope.Nonce
+		raw    []byte
+		proven bool
+		second bool
+	}
+	for name, adds := range map[string][]add{
+		"the invented one first":       {{at(boot, 2), forged, false, false}, {at(boot, 2), raw(2), true, true}},
+		"the invented one last":        {{at(boot, 2), raw(2), true, false}, {at(boot, 2), forged, false, true}},
+		"neither is signed":            {{at(boot, 2), forged, false, false}, {at(boot, 2), raw(2), false, true}},
+		"and the true one once more":   {{at(boot, 2), forged, false, false}, {at(boot, 2), raw(2), true, true}, {at(boot, 2), raw(2), true, false}},
+		"a newer boot in between":      {{at(boot, 2), forged, false, false}, {at(boot+1, 1), forged, false, false}, {at(boot, 2), raw(2), true, true}},
+		"two newer boots in between":   {{at(boot, 2), forged, false, false}, {at(boot+1, 1), forged, false, false}, {at(boot+2, 1), forged, false, false}, {at(boot, 2), raw(2), true, true}},
+		"a newer boot behind":          {{at(boot, 2), forged, false, false}, {at(boot, 2), raw(2), true, true}, {at(boot+1, 1), forged, false, false}},
+		"an older boot is made up too": {{at(older, 1), forged, false, false}, {at(boot, 2), forged, false, false}, {at(boot, 2), raw(2), true, true}},
+	} {
+		tracker := confirm.NewTracker()
+		for i, a := range adds {
+			if got := tracker.Add(sender, a.nonce, a.raw, a.proven); got != a.second {
+				t.Errorf("%s: message %d is the second one: %v", name, i, got)
+			}
+		}
+		if got := tracker.Settle(sender, digest(2, 8, drop(boot, 3, 8))); got.Outcome != confirm.Contradicted {
+			t.Errorf("%s: %v %+v", name, got.Outcome, got)
+		}
+	}
+	tracker := seen(1, 2)
+	if tracker.Add(sender, at(boot, 2), raw(2), true) {
+		t.Error("the same message again is taken for another")
+	}
+	expect(t, tracker, "the same message again", sender, 1, 2, confirm.Confirmed)
+}
+
+// What nothing vouches for makes nobody forget what waits of a boot that a
+// signature spoke of, however much of it comes.
+func TestInventedBootsCostNothingProven(t *testing.T) {
+	tracker := seen(1, 3)
+	tracker.Add(sender, envelope.Nonce{Boot: boot, Seq: 4}, raw(4), true)
+	for i := range uint64(10) {
+		for seq := range uint64(confirm.MaxPending/8 + 1) {
+			tracker.Add(sender, envelope.Nonce{Boot: boot + 1 + i/9, Seq: seq + 1 + i<<20}, raw(0), false)
+		}
+	}
+	say(tracker, sender, 5, 6)
+	expect(t, tracker, "after invented boots", sender, 1, 6, confirm.Confirmed)
+	// A start is not forgotten for them either.
+	tracker.Add(sender, envelope.Nonce{Boot: boot + 9, Seq: 1}, raw(1), true)
+	next := digest(1, 1)
+	next.Boot = envelope.FormatBoot(boot + 9)
+	if got := tracker.Settle(sender, next); got.Outcome != confirm.Confirmed {
+		t.Errorf("the next boot: %v", got.Outcome)
+	}
+	tracker.Add(sender, envelope.Nonce{Boot: boot, Seq: 7}, raw(7), true)
+	expect(t, tracker, "a signed message of the boot before", sender, 7, 7, confirm.Incomplete)
+}
+
+// After a restart readings come before the first digest: they are kept, and the
+// boot before can still be settled.
+func TestBothBootsWait(t *testing.T) {
+	tracker := seen(1, 3)
+	expect(t, tracker, "the first digest", sender, 1, 3, confirm.Confirmed)
+	say(tracker, sender, 4, 5)
+	tracker.Add(sender, envelope.Nonce{Boot: boot + 1, Seq: 1}, raw(1), false)
+	expect(t, tracker, "the boot before", sender, 4, 5, confirm.Confirmed)
+	next := digest(1, 1)
+	next.Boot = envelope.FormatBoot(boot + 1)
+	if got := tracker.Settle(sender, next); got.Outcome != confirm.Confirmed {
+		t.Errorf("the new boot: %v", got.Outcome)
+	}
 }
 
 // Whatever was said in however many names, and whoever has signed of them: once
@@ -207,7 +283,7 @@ func BenchmarkAddWhenFull(b *testing.B) {
 			}
 			message, i := raw(1), 0
 			add := func() {
-				tracker.Add(senders[i%names], envelope.Nonce{Boot: boot, Seq: uint64(1 + i/names)}, message)
+				tracker.Add(senders[i%names], envelope.Nonce{Boot: boot, Seq: uint64(1 + i/names)}, message, false)
 				i++
 			}
 			for range confirm.MaxHeld {

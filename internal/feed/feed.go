@@ -27,8 +27,9 @@ const (
 
 // The kinds of lines that are no message.
 const (
-	KindConfirmation = "confirmation" // what a digest settled
-	KindRefusal      = "refusal"
+	KindConfirmation  = "confirmation"  // what a digest settled
+	KindContradiction = "contradiction" // two different messages came under one number, First: neither is confirmed
+	KindRefusal       = "refusal"
 )
 
 // Line is one line of `levee watch --json`. Members that do not apply are
@@ -45,7 +46,7 @@ type Line struct {
 	Payload      json.RawMessage `json:"payload,omitempty"`
 	Text         string          `json:"text,omitempty"`   // of a public message
 	Reason       string          `json:"reason,omitempty"` // of a refusal
-	First        uint64          `json:"first,omitempty"`  // of a confirmation
+	First        uint64          `json:"first,omitempty"`  // of a confirmation or contradiction
 	Last         uint64          `json:"last,omitempty"`
 	Seen         int             `json:"seen,omitempty"`
 	Missing      int             `json:"missing,omitempty"`
@@ -60,7 +61,8 @@ type Feed struct{ tracker *confirm.Tracker }
 func New() *Feed { return &Feed{tracker: confirm.NewTracker()} }
 
 // Deliver returns the line of a message that passed the session's checks. The
-// line of a signed digest is followed by the confirmation that it is.
+// line of a signed digest is followed by the confirmation that it is, and that of
+// a message whose number another one has by the contradiction.
 func (f *Feed) Deliver(d session.Delivery) []Line {
 	l := Line{Received: d.Received.UnixMilli(), Kind: d.Topic.Kind.String(), Topic: d.Name}
 	if !d.Topic.Protected() {
@@ -77,7 +79,14 @@ func (f *Feed) Deliver(d session.Delivery) []Line {
 	if d.Topic.Kind == wire.KindDigest && d.Proof == session.ProofSignature {
 		lines = append(lines, f.settle(l))
 	}
-	f.tracker.Add(l.Sender, d.Message.Nonce, d.Message.Raw) // digests as well: the next one covers this one
+	if d.Topic.Kind == wire.KindBackfill { // it has numbers of its own, which no digest covers
+		return lines
+	}
+	// Digests as well: the next one covers this one.
+	if f.tracker.Add(l.Sender, d.Message.Nonce, d.Message.Raw, d.Proof == session.ProofSignature) {
+		lines = append(lines, Line{Received: l.Received, Verification: confirm.Contradicted.String(), Kind: KindContradiction,
+			Sender: l.Sender, Boot: l.Boot, First: l.Seq, Last: l.Seq, Seen: 2})
+	}
 	return lines
 }
 

@@ -138,6 +138,38 @@ func TestConfirmation(t *testing.T) {
 	}
 }
 
+// Two different messages under one number: a line says so at once, and the digest
+// that covers the number confirms nothing.
+func TestContradiction(t *testing.T) {
+	one, invented := reading(t, 1), reading(t, 2)
+	withheld := digest(t, 2, 1, one) // under the number that was made up
+	restarted := reading(t, 1)
+	restarted.Message.Nonce.Boot++
+	for _, in := range [][]session.Delivery{{one, invented, withheld}, {one, withheld, invented}, {one, invented, restarted, withheld}} {
+		f := feed.New()
+		var last []feed.Line
+		for _, d := range in {
+			last = f.Deliver(d)
+		}
+		want := feed.Line{Received: received.UnixMilli(), Verification: "contradicted", Kind: "contradiction", Sender: "melb/sensor/web-1",
+			Boot: envelope.FormatBoot(boot), First: 2, Last: 2, Seen: 2}
+		if got := last[len(last)-1]; !same(t, got, want) {
+			t.Errorf("%+v", last)
+		}
+		if last := f.Deliver(digest(t, 3, 2, withheld)); last[1].Verification != "contradicted" {
+			t.Errorf("the next digest: %+v", last)
+		}
+	}
+	// Backfill has numbers of its own.
+	f := feed.New()
+	f.Deliver(one)
+	f.Deliver(delivery(t, "melb/bank_server/backfill/sensor/web-1", 2, session.ProofMAC, map[string]any{"envelopes": []string{}}))
+	f.Deliver(reading(t, 2))
+	if last := f.Deliver(digest(t, 3, 1, one, reading(t, 2))); last[1].Verification != "confirmed" {
+		t.Errorf("after backfill: %+v", last)
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	f := feed.New()
 	if l, ok := f.Refuse(session.Refusal{Name: ramTopic, Reason: envelope.Redelivered, Received: received}); ok {

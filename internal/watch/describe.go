@@ -21,6 +21,8 @@ func describe(l feed.Line) string {
 	switch l.Kind {
 	case feed.KindConfirmation:
 		return describeConfirmation(l)
+	case feed.KindContradiction:
+		return fmt.Sprintf("%-16s %s  two different messages numbered %d since %s", l.Kind, l.Sender, l.First, l.Boot)
 	case feed.KindRefusal:
 		return fmt.Sprintf("%s: %s", plain(l.Topic, maxText), l.Reason)
 	case wire.KindPublic.String():

@@ -168,6 +168,15 @@ func ValidTopic[T string | []byte](s T) bool {
 // levelBytes are those of a topic's level.
 var levelBytes = bytesOf("abcdefghijklmnopqrstuvwxyz0123456789_-")
 
+// Window returns the name of the replay window for what sender publishes on
+// topics of kind k: backfill has a counter of its own (docs/envelope.md, section 9).
+func Window(k Kind, sender []byte) []byte {
+	if k == KindBackfill {
+		return append(sender[:len(sender):len(sender)], "/backfill"...)
+	}
+	return sender
+}
+
 // Public is the filter of everything that anybody may publish.
 const Public = "public/#"
 

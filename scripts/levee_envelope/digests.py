@@ -1,8 +1,9 @@
 """Section 8: what a signed digest says about the messages that somebody has seen."""
 import hashlib
+import math
 import re
 from dataclasses import dataclass
-from typing import Any, List, Mapping, Tuple
+from typing import Any, Dict, List, Mapping, Tuple
 
 from .encoding import b64url
 from .grammar import MAX_SEQ, Kid
@@ -11,6 +12,8 @@ from .payload import Number
 MAX_RANGES = 512         # dropped ranges in one digest
 MAX_NUMBERS = 16384      # numbers that one digest is over
 MEMBERS = {"timestamp", "boot", "first", "last", "dropped", "hash"}
+
+CONTESTED = b""           # no message is empty
 
 Range = Tuple[str, int, int]
 
@@ -44,11 +47,15 @@ def on_topic(topic: str, kid: Kid) -> bool:
     return topic.split("/")[-3:] == ["digests", kid.role, kid.name]
 
 
-def read(value: Mapping[str, Any]) -> Digest:
-    """A digest from its payload, or Malformed."""
+def read(value: Mapping[str, Any], nonce: Tuple[int, int]) -> Digest:
+    """A digest from its payload and the boot and seq of its envelope, or Malformed."""
     if set(value) != MEMBERS or not isinstance(value["timestamp"], Number) or type(value["hash"]) is not str:
         raise Malformed("not the members of a digest")
+    if math.isinf(float(value["timestamp"])):
+        raise Malformed("a timestamp that no double holds")
     boot, first, last = own = _range([value["boot"], value["first"], value["last"]])
+    if int(boot, 16) != nonce[0] or last >= nonce[1]:
+        raise Malformed("not of its envelope's boot, or not over lower numbers than its own")
     dropped = value["dropped"]
     if not isinstance(dropped, list) or len(dropped) > MAX_RANGES or last - first >= MAX_NUMBERS or last == MAX_SEQ:
         raise Malformed("too large")
@@ -66,6 +73,11 @@ def follows(earlier: Digest, later: Digest) -> bool:
     if later.boot == earlier.boot:
         return later.first == earlier.last + 1
     return later.boot > earlier.boot and later.first == 1
+
+
+def note(seen: Dict[Tuple[str, int], bytes], boot: str, seq: int, raw: bytes) -> None:
+    """Adds a message to those seen. Two different ones under one number are one that no hash is over."""
+    seen[(boot, seq)] = raw if seen.get((boot, seq), raw) == raw else CONTESTED
 
 
 def make_hash(messages: List[bytes]) -> str:

@@ -120,6 +120,8 @@ def read_statement(raw: bytes) -> Envelope:
         raise GrammarError("a statement is always signed")
     if (statement.boot, statement.seq) != (statement.ts, 1):
         raise GrammarError("the nonce of a statement is its ts and 1")
+    if statement.kid.generation != 1 and not statement.topic.endswith("/statement/site"):
+        raise GrammarError("the generation of a statement is 1")
     return statement
 
 
@@ -136,10 +138,9 @@ def _read_body(raw: bytes, body: bytes, mac: Optional[bytes]) -> Envelope:
         raise GrammarError("the head does not follow the grammar")
     ts, boot, seq, topic = _head_values(*match.groups())
     chain, pos = _read_chain(body, match.end())
-    sig, signed = _read_sig(body)
-    if chain is None:
-        sig, signed = None, None  # what stands there is the end of a payload, and makes it none
-    elif sig is None:
+    # Without a chain, what stands at the end is the end of a payload, whatever it looks like, and makes it none.
+    sig, signed = _read_sig(body) if chain is not None else (None, None)
+    if chain is not None and sig is None:
         raise GrammarError("a chain without a sig")
     if not body.startswith(PAYLOAD_MEMBER, pos):
         raise GrammarError("no payload at its place")

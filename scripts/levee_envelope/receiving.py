@@ -1,13 +1,13 @@
 """Section 7: the checks of a receiver, in exactly the order of its table."""
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, Mapping, Optional
+from typing import Any, Callable, Dict, Mapping, Optional, Tuple
 
 from . import digests, grammar, keys, payload as strict, signing
 from .certs import Certificate, CertificateError
 from .replay import Windows
 
 ACCEPTED = "accepted"
-REASONS = ("size", "kid", "unknown_key", "mac", "grammar", "payload", "topic", "sender", "unsigned", "signature", "pin", "stale",
+REASONS = ("size", "kid", "unknown_key", "mac", "grammar", "payload", "topic", "sender", "unsigned", "signature", "revoked", "pin", "stale",
            "future", "redelivered", "replayed", "nonce_collision", "cloned", "windows_full", "windows_failed", "before_start",
            "content")
 PINNED_ROLES = ("monitor", "approver")     # whose key must be pinned, check 12
@@ -29,7 +29,8 @@ class Refused(Exception):
 class Delivery:
     """A message as it comes: published on topic, at the receiver's time now, with what its class and topic lay down.
 
-    publisher is the site/role/name that alone may publish on the topic; None leaves check 8 out. A statement (section 5) has no
+    publisher is the site/role/name that alone may publish on the topic; None leaves check 8 out, and the empty one is that of a
+    topic which carries nothing. A statement (section 5) has no
     MAC, comes outside the message flow and is read again at any time: of the checks it passes 1, 2, 5 to 9, 11 and 12.
     """
 
@@ -56,7 +57,7 @@ def carries(envelope: grammar.Envelope, value: Dict[str, Any]) -> bool:
     if not digests.on_topic(envelope.topic, envelope.kid):
         return True
     try:
-        digests.read(value)
+        digests.read(value, (envelope.boot, envelope.seq))
     except digests.Malformed:
         return False
     return True
@@ -75,6 +76,7 @@ class Receiver:
     start: Optional[int] = None
     content: ContentCheck = carries
     trust_domain: Optional[str] = None    # of the leaf's URI; None: any
+    own: Optional[Tuple[str, bytes]] = None    # its own site/role/name and key; None: it expects no acknowledgements
 
     def __post_init__(self) -> None:
         self.windows = Windows(self.start, self.skew)
@@ -88,13 +90,14 @@ class Receiver:
 
     def _open(self, delivery: Delivery) -> Opened:
         """The table of section 7, line by line."""
+        self._check_known(delivery)                            # before 1
         _check_size(delivery)                                  # 1
         kid = _read_kid(delivery.raw)                          # 2
         if not delivery.statement:
             self._check_mac(kid, delivery)                     # 3, 4
         envelope = _read_rest(delivery)                        # 5
         value = _read_payload(envelope)                        # 6
-        self._check_topic(envelope, delivery)                  # 7
+        _check_topic(envelope, delivery)                       # 7
         _check_sender(envelope.kid, delivery.publisher)        # 8
         self._check_generation(envelope.kid)                   # 9
         if delivery.must_be_signed and envelope.sig is None:   # 10
@@ -105,31 +108,45 @@ class Receiver:
         if delivery.statement:
             return Opened(ACCEPTED, envelope, value)
         self._check_time(envelope, delivery.now)               # 13
-        self._check_nonce(envelope, delivery.now)              # 14
+        self._check_nonce(envelope, delivery)                  # 14
         if not self.content(envelope, value):                  # 15
             raise Refused("content")
         return Opened(ACCEPTED, envelope, value)
 
     def _holds(self, delivery: Delivery, kid: grammar.Kid) -> bool:
         """Whether the receiver holds the role key of the topic's publisher; where that is unknown, of kid's role."""
-        role = kid.role if delivery.publisher is None else delivery.publisher.split("/")[1]
+        role = kid.role if delivery.publisher is None else "".join(delivery.publisher.split("/")[1:2])
         return role in self.keys
+
+    def _proven(self, envelope: grammar.Envelope, delivery: Delivery) -> bool:
+        """Whether a signature vouches for a message that came this far, or a MAC that was checked."""
+        return envelope.sig is not None or _peer(delivery.topic) is not None or self._holds(delivery, envelope.kid)
+
+    def _check_known(self, delivery: Delivery) -> None:
+        """A topic that is none of ours has no class, so that this comes before the size."""
+        if delivery.publisher == "" or delivery.topic.split("/")[0] != self.site:
+            raise Refused("topic")
 
     def _check_mac(self, kid: grammar.Kid, delivery: Delivery) -> None:
         """Checks 3 and 4: the key is found and the MAC matches. The role keys are those of the receiver's own site."""
-        if not self._holds(delivery, kid):
+        peer = _peer(delivery.topic)
+        if peer is None and not self._holds(delivery, kid):
             return
-        role = self.keys.get(kid.role)
-        if role is None or kid.site != self.site:
+        key = self._sender_key(kid) if peer is None else self._ack_key(peer)
+        if key is None:
             raise Refused("unknown_key")
         cut = grammar.cut_mac(delivery.raw)
-        if cut is None or not keys.mac_matches(keys.sender_key(role, kid.name, kid.generation), *cut):
+        if cut is None or not keys.mac_matches(key, *cut):
             raise Refused("mac")
 
-    def _check_topic(self, envelope: grammar.Envelope, delivery: Delivery) -> None:
-        """Check 7: the topic it was published on, and one of this site."""
-        if envelope.topic != delivery.topic or envelope.topic.split("/")[0] != self.site:
-            raise Refused("topic")
+    def _sender_key(self, kid: grammar.Kid) -> Optional[bytes]:
+        """The key that kid names, if the receiver was issued its role's."""
+        role = self.keys.get(kid.role)
+        return None if role is None or kid.site != self.site else keys.sender_key(role, kid.name, kid.generation)
+
+    def _ack_key(self, peer: str) -> Optional[bytes]:
+        """The key of acknowledgements to peer, if the receiver is that."""
+        return None if self.own is None or self.own[0] != peer else keys.ack_key(self.own[1])
 
     def _check_generation(self, kid: grammar.Kid) -> None:
         """Check 9: the generation still counts."""
@@ -162,7 +179,7 @@ class Receiver:
 
     def _check_proof(self, envelope: grammar.Envelope, delivery: Delivery) -> None:
         """Who holds any role's key takes no unsigned message whose MAC it can not check."""
-        if envelope.sig is None and not delivery.statement and self.keys and not self._holds(delivery, envelope.kid):
+        if not delivery.statement and self.keys and not self._proven(envelope, delivery):
             raise Refused("unknown_key")
 
     def _check_time(self, envelope: grammar.Envelope, now: int) -> None:
@@ -172,11 +189,25 @@ class Receiver:
         if envelope.ts > now + self.skew or envelope.boot > envelope.ts + self.skew:
             raise Refused("future")
 
-    def _check_nonce(self, envelope: grammar.Envelope, now: int) -> None:
+    def _check_nonce(self, envelope: grammar.Envelope, delivery: Delivery) -> None:
         """Check 14: marks the nonce, or says why it is not new."""
-        reason = self.windows.admit(envelope.kid.sender, envelope.boot, envelope.seq, envelope.ts, envelope.mac or b"", now)
+        backfill = delivery.topic.split("/")[1:3] == ["bank_server", "backfill"]
+        name = (envelope.kid.sender, self._proven(envelope, delivery), backfill)
+        reason = self.windows.admit(name, envelope.boot, envelope.seq, envelope.ts, envelope.mac or b"", delivery.now)
         if reason is not None:
             raise Refused(reason)
+
+
+def _peer(topic: str) -> Optional[str]:
+    """Whom an acknowledgement on this topic is for: {site}/bank_server/acks/{name}/{role}/{name}; None: it carries none."""
+    levels = topic.split("/")
+    return "/".join((levels[0], levels[4], levels[5])) if levels[1:3] == ["bank_server", "acks"] and len(levels) == 6 else None
+
+
+def _check_topic(envelope: grammar.Envelope, delivery: Delivery) -> None:
+    """Check 7: the topic it was published on."""
+    if envelope.topic != delivery.topic:
+        raise Refused("topic")
 
 
 def _check_size(delivery: Delivery) -> None:

@@ -1,18 +1,20 @@
 """Section 9: replay windows, in memory: they live as long as the object does."""
-from typing import Dict, Optional
+from typing import Dict, Optional, Tuple
 
 WINDOW = 1024          # sequence numbers that a window remembers
 TAGGED = 64            # newest of them whose tag is kept
 TAG_CHARS = 8          # characters of the MAC that make the tag
 MAX_SENDERS = 4096     # the page leaves the number open; above it a message is refused as windows_full
 
+Name = Tuple[str, bool, bool]    # site/role/name, whether anything vouches for it, whether it is backfill
+
 
 class _Window:
-    """What is known of one sender: its boot, the ts of the boot's first message, and the numbers that were seen."""
+    """What is known of one sender: its boot, when that began, and the numbers that were seen."""
 
-    def __init__(self, boot: int, seq: int, ts: int, tag: bytes) -> None:
+    def __init__(self, boot: int, seq: int, ts: int, tag: bytes, now: int) -> None:
         self.boot = boot
-        self.first_ts = ts
+        self.began = min(ts, now)
         self.newest_ts = ts
         self.top = seq
         self.seen = 1          # bit i: top - i was seen
@@ -52,10 +54,10 @@ class Windows:
         self.start = start
         self.skew = skew
         self.limit = limit
-        self._senders: Dict[str, _Window] = {}
+        self._senders: Dict[Name, _Window] = {}
 
-    def admit(self, sender: str, boot: int, seq: int, ts: int, mac: bytes, now: int) -> Optional[str]:
-        """Marks a new nonce and returns None, or the reason why it is refused; sender is site/role/name."""
+    def admit(self, sender: Name, boot: int, seq: int, ts: int, mac: bytes, now: int) -> Optional[str]:
+        """Marks a new nonce and returns None, or the reason why it is refused."""
         tag = mac[:TAG_CHARS]
         if self.start is not None and ts < self.start + self.skew:
             return "before_start"
@@ -63,10 +65,10 @@ class Windows:
         if window is None and not self._room(now):
             return "windows_full"
         if window is None or boot > window.boot:
-            self._senders[sender] = _Window(boot, seq, ts, tag)
+            self._senders[sender] = _Window(boot, seq, ts, tag, now)
             return None
         if boot < window.boot:
-            return "cloned" if ts > window.first_ts else "replayed"
+            return "cloned" if ts > window.began else "replayed"
         reason = window.known(seq, tag)
         if reason is None:
             window.mark(seq, ts, tag)

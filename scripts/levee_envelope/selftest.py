@@ -215,11 +215,14 @@ def _order() -> Iterator[Check]:
     yield "size before kid", judge(b"x" * 5, max_bytes=4) == "size"
     yield "kid before mac", judge(other.replace(b"melb/s", b"Melb/s", 1)) == "kid"
     yield "role", judge(whole, {"keys": {"gateway": ROLE_KEY}}) == "unknown_key"
-    yield "site", judge(whole, {"site": "perth"}) == "unknown_key"
+    yield "site", judge(whole, {"site": "perth"}, topic="perth/x") == "unknown_key"
     yield "mac before grammar", judge(message_of(BODY.replace(b'"ts":1', b'"ts":01'), KEY)) == "mac"
     yield "payload before topic", judge(bad_payload, topic="melb/x") == "payload"
     yield "topic", judge(whole, topic="melb/bank_server/metrics/ram/web-2") == "topic"
     yield "topic of another site", judge(whole, {"site": "perth", "keys": {}}) == "topic"
+    yield "topic of nobody before size", judge(b"x", publisher="") == "topic"
+    yield "topic of another site before size", judge(b"x", topic="perth/x") == "topic"
+    yield "a publisher that is none", judge(whole, publisher="web-1") in ("sender", "unknown_key")
     yield "topic before sender", judge(whole, topic="melb/x", publisher="melb/sensor/web-2") == "topic"
     yield "sender", judge(whole, publisher="melb/sensor/web-2") == "sender"
     yield "sender before generation", judge(whole, {"minimum": {"melb/sensor/web-1": 2}}, publisher="a/b/c") == "sender"
@@ -258,8 +261,10 @@ def _replay() -> Iterator[Check]:
         (7, 2**64 - 1, 230, b"o", None), (7, 2**64 - 1, 230, b"o", "redelivered"), (8, 900, 231, b"p", None),
     ]
     for number, (boot, seq, ts, tag, wanted) in enumerate(story):
-        yield "step %d" % number, windows.admit("melb/sensor/a", boot, seq, ts, tag * 43, 250) == wanted
-    yield "another sender", windows.admit("melb/sensor/b", 5, 1, 100, b"a" * 43, 250) is None
+        yield "step %d" % number, windows.admit(("melb/sensor/a", True, False), boot, seq, ts, tag * 43, 250) == wanted
+    yield "another sender", windows.admit(("melb/sensor/b", True, False), 5, 1, 100, b"a" * 43, 250) is None
+    yield "unproven", windows.admit(("melb/sensor/b", False, False), 5, 1, 100, b"a" * 43, 250) is None
+    yield "backfill", windows.admit(("melb/sensor/b", True, True), 5, 1, 100, b"a" * 43, 250) is None
     one, whole = receiver(), message_of(BODY)
     twice = [one.open(Delivery(whole, TOPIC, now, "melb/sensor/web-1")).result for now in (TS, TS + 1, TS + 30001)]
     yield "receiver", twice == [ACCEPTED, "redelivered", "stale"]
@@ -268,20 +273,20 @@ def _replay() -> Iterator[Check]:
 def _start_and_limits() -> Iterator[Check]:
     """Section 9: the start of the windows, and no more senders than fit."""
     windows = Windows(start=1000, skew=10, limit=1)
-    yield "before start", windows.admit("a/b/c", 5, 1, 1009, b"", 1010) == "before_start"
-    yield "at start", windows.admit("a/b/c", 5, 1, 1010, b"", 1010) is None
-    yield "full", windows.admit("a/b/d", 5, 1, 1020, b"", 1020) == "windows_full"
-    yield "forgotten", windows.admit("a/b/d", 5, 1, 1021, b"", 1021) is None
+    yield "before start", windows.admit(("a/b/c", True, False), 5, 1, 1009, b"", 1010) == "before_start"
+    yield "at start", windows.admit(("a/b/c", True, False), 5, 1, 1010, b"", 1010) is None
+    yield "full", windows.admit(("a/b/d", True, False), 5, 1, 1020, b"", 1020) == "windows_full"
+    yield "forgotten", windows.admit(("a/b/d", True, False), 5, 1, 1021, b"", 1021) is None
 
 
-def _digest(*changes: Tuple[bytes, bytes]) -> digests.Digest:
+def _digest(*changes: Tuple[bytes, bytes], nonce: Tuple[int, int] = (0x1929C0A7F3E, 2**64 - 1)) -> digests.Digest:
     """A digest over 38 to 41 that declares 40 dropped, with changes."""
     text = (b'{"timestamp":1729697327.822,"boot":"1929c0a7f3e","first":38,"last":41,'
             b'"dropped":[["1929c0a7f3e",40,40]],"hash":"%s"}'
             % digests.make_hash([b"m38", b"m39", b"m41"]).encode())
     for old, new in changes:
         text = text.replace(old, new, 1)
-    return digests.read(strict.parse(text))
+    return digests.read(strict.parse(text), nonce)
 
 
 def _digests() -> Iterator[Check]:
@@ -304,12 +309,19 @@ def _digests() -> Iterator[Check]:
                      (b'"1929c0a7f3e"', b"19290000000"), (b'"dropped":[["1929c0a7f3e",40,40]],', b""), (b"timestamp", b"times"),
                      (b'"dropped":[', b'"x":1,"dropped":[')]:
         yield "malformed %r" % new[:40], _malformed((old, new))
+    boot_of_it = 0x1929C0A7F3E
+    yield "its own number", not _malformed(nonce=(boot_of_it, 42)) and _malformed(nonce=(boot_of_it, 41))
+    yield "its own boot", _malformed(nonce=(boot_of_it + 1, 42)) and _malformed(nonce=(boot_of_it - 1, 42))
+    for text in (b"1e400", b"-1e400", b"1e999999999999", b"1.7976931348623159e308"):
+        yield "timestamp %r" % text, _malformed((b"1729697327.822", text))
+    for text in (b"1e-400", b"0e999999999999", b"1.7976931348623158e308"):
+        yield "timestamp %r" % text, not _malformed((b"1729697327.822", text))
 
 
-def _malformed(change: Tuple[bytes, bytes]) -> bool:
-    """Whether a digest with this change is malformed."""
+def _malformed(*changes: Tuple[bytes, bytes], **nonce: Tuple[int, int]) -> bool:
+    """Whether a digest with these changes is malformed."""
     try:
-        _digest(change)
+        _digest(*changes, **nonce)
     except digests.Malformed:
         return True
     return False

@@ -191,7 +191,8 @@ def _statements(authority: _Authority, root: bytes) -> Iterator[Check]:
     yield "another generation", judged(raw.replace(b"people/3", b"people/4")) == "signature"
     yield "another sender", judged(raw, publisher="melb/ca/machines") == "sender"
     yield "another root", judged(raw, trusted=authority.make("other", CA)) == "signature"
-    yield "another topic", judged(raw.replace(b"/site", b"/sale")) == "topic"
+    yield "another topic", judged(raw.replace(b"bank_server", b"bank_serves")) == "topic"
+    yield "a generation on another topic", judged(raw.replace(b"/site", b"/sale")) == "grammar"
     for name, changed in [("newline", raw + b"\n"), ("no brace", raw[:-1]), ("unsigned", raw[:-96] + b"}"), ("twice", raw + b"}"),
                           ("mac", raw[:-1] + b',"mac":"' + b"A" * 43 + b'"}')]:
         yield name, judged(changed) == "grammar"

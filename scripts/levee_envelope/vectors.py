@@ -15,8 +15,8 @@ from .signing import OpensslMissing
 MAX_FILE = 16 * 1024 * 1024
 MAX_FILES = 100000
 CASE_MEMBERS = {"name", "says", "section", "receiver", "messages"}
-RECEIVER_MEMBERS = {"site", "start", "skew", "keys", "root", "pins", "minimum"}
-DIGEST_MEMBERS = {"name", "says", "payload", "seen", "expect", "missing"}
+RECEIVER_MEMBERS = {"site", "start", "skew", "keys", "own", "root", "pins", "minimum"}
+DIGEST_MEMBERS = {"name", "says", "nonce", "payload", "seen", "expect", "missing"}
 SEEN_MEMBERS = {"boot", "seq", "raw"}
 MESSAGE_MEMBERS = {"now", "topic", "publisher", "max_bytes", "signed", "statement", "raw", "expect"}
 TRUST_DOMAIN = "bank.example"     # of the certificates of all cases
@@ -62,14 +62,19 @@ def run(directory: Path) -> Tally:
 def run_digest(case: Mapping[str, Any]) -> List[str]:
     """What went wrong with a case of section 8, at most one line."""
     _members(case, DIGEST_MEMBERS)
-    seen = {}
+    seen: Dict[Tuple[str, int], bytes] = {}
     for item in _typed(case.get("seen", []), list, "seen"):
         _members(item, SEEN_MEMBERS)
-        seen[(_typed(item.get("boot"), str, "boot"), _typed(item.get("seq"), int, "seq"))] = _base64(item.get("raw"))
+        digests.note(seen, _typed(item.get("boot"), str, "boot"), _typed(item.get("seq"), int, "seq"), _base64(item.get("raw")))
+    boot, _, seq = _typed(case.get("nonce"), str, "nonce").partition("-")
+    try:
+        nonce = (int(boot, 16), int(seq))
+    except ValueError as err:
+        raise CaseError("no nonce") from err
     value = strict.parse(_typed(case.get("payload"), str, "payload").encode("utf-8"))
     expected = (_typed(case.get("expect"), str, "expect"), _typed(case.get("missing", 0), int, "missing"))
     try:
-        verdict = digests.check(digests.read(value), seen)
+        verdict = digests.check(digests.read(value, nonce), seen)
         found = (verdict.status, len(verdict.missing))
     except digests.Malformed:
         found = ("malformed", 0)
@@ -109,7 +114,19 @@ def make_receiver(text: Mapping[str, Any]) -> Receiver:
         skew=_typed(text.get("skew", DEFAULT_SKEW), int, "skew"),
         start=_start(text.get("start")),
         trust_domain=TRUST_DOMAIN,
+        own=_own(text.get("own")),
     )
+
+
+def _own(text: Any) -> Optional[Tuple[str, bytes]]:
+    """A receiver's own site/role/name and key."""
+    if text is None:
+        return None
+    _members(text, {"kid", "key"})
+    try:
+        return _typed(text.get("kid"), str, "kid").rpartition("/")[0], hex_key(text.get("key"))
+    except (TypeError, ValueError) as err:
+        raise CaseError(str(err)) from err
 
 
 def make_delivery(text: Mapping[str, Any]) -> Delivery:

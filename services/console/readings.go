@@ -216,7 +216,6 @@ func (r *readings) confirm(name string, l feed.Line) {
 	if l.Verification == "malformed" {
 		return // it speaks for no range
 	}
-	var settled []uint64
 	byMark := make(map[string][]uint64)
 	for _, points := range s.Points {
 		for i := range points {
@@ -232,12 +231,29 @@ func (r *readings) confirm(name string, l feed.Line) {
 		}
 	}
 	for word, numbers := range byMark {
-		settled = append(settled[:0], numbers...)
-		slices.Sort(settled)
-		for i, from := 0, 0; i < len(settled); i++ {
-			if i+1 == len(settled) || settled[i+1] != settled[i]+1 {
-				r.marked = append(r.marked, mark{Server: name, From: settled[from], To: settled[i], Mark: marks[word]})
+		slices.Sort(numbers)
+		for i, from := 0, 0; i < len(numbers); i++ {
+			if i+1 == len(numbers) || numbers[i+1] != numbers[i]+1 {
+				r.marked = append(r.marked, mark{Server: name, From: numbers[from], To: numbers[i], Mark: marks[word]})
 				from = i + 1
+			}
+		}
+	}
+}
+
+// contradict marks the points under a number under which another message came.
+// A digest that covers the number speaks for one of them at most, and those who
+// look have seen them all.
+func (r *readings) contradict(name, boot string, seq uint64) {
+	s := r.servers[name]
+	if s == nil {
+		return
+	}
+	for _, points := range s.Points {
+		for i := range points {
+			if p := &points[i]; p.seq == seq && p.boot == boot && p.mark == feed.Unconfirmed {
+				p.mark = "contradicted"
+				r.marked = append(r.marked, mark{Server: name, From: p.n, To: p.n, Mark: marks[p.mark]})
 			}
 		}
 	}

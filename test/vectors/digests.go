@@ -20,6 +20,7 @@ var digestFiles embed.FS
 type DigestCase struct {
 	Name    string `json:"name"`    // the file's, without .json
 	Says    string `json:"says"`    // what is particular, in a few words
+	Nonce   string `json:"nonce"`   // of the digest's own envelope
 	Payload string `json:"payload"` // the digest
 	Seen    []Seen `json:"seen,omitempty"`
 	Expect  string `json:"expect"`            // an outcome of section 8
@@ -67,7 +68,7 @@ func decodeDigest(b []byte) (DigestCase, error) {
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return DigestCase{}, errors.New("something follows the case")
 	}
-	if c.Name == "" || c.Says == "" || c.Payload == "" || c.Expect == "" {
+	if c.Name == "" || c.Says == "" || c.Nonce == "" || c.Payload == "" || c.Expect == "" {
 		return DigestCase{}, errors.New("a member is missing")
 	}
 	return c, nil

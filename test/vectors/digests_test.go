@@ -1,9 +1,11 @@
 package vectors_test
 
 import (
-	"crypto/sha256"
+	"strconv"
+	"strings"
 	"testing"
 
+	"levee/envelope"
 	"levee/internal/confirm"
 	"levee/internal/wire"
 	"levee/test/vectors"
@@ -42,13 +44,20 @@ func settle(t *testing.T, c vectors.DigestCase) (confirm.Outcome, int) {
 	if wire.DecodeExact([]byte(c.Payload), &d) != nil {
 		return confirm.Malformed, 0
 	}
-	r := confirm.Check(d, func(seq uint64) ([sha256.Size]byte, bool) {
-		for _, m := range c.Seen {
-			if m.Boot == d.Boot && m.Seq == seq {
-				return sha256.Sum256(m.Raw), true
-			}
+	own, seq, _ := strings.Cut(c.Nonce, "-")
+	number, err := strconv.ParseUint(seq, 10, 64)
+	if err != nil {
+		t.Fatalf("the case has no nonce: %v", err)
+	}
+	if d.Boot != own || d.Last >= number { // it speaks for what came before it
+		return confirm.Malformed, 0
+	}
+	tracker := confirm.NewTracker()
+	for _, m := range c.Seen {
+		if boot, ok := envelope.ParseBoot(m.Boot); ok && m.Boot == d.Boot {
+			tracker.Add("melb/sensor/web-1", envelope.Nonce{Boot: boot, Seq: m.Seq}, m.Raw, false)
 		}
-		return [sha256.Size]byte{}, false
-	})
+	}
+	r := tracker.Settle("melb/sensor/web-1", d)
 	return r.Outcome, r.Missing
 }

@@ -12,6 +12,7 @@ import (
 	"levee/envelope/keys"
 	"levee/envelope/replay"
 	"levee/internal/site"
+	"levee/internal/wire"
 	"levee/pki"
 	"levee/test/vectors"
 )
@@ -69,12 +70,16 @@ func newReceiver(t testing.TB, v vectors.Receiver) *receiver {
 }
 
 func (r *receiver) receive(v vectors.Message) envelope.Reason {
-	m, err := r.open(v)
+	topic, err := wire.ParseTopic(v.Topic)
+	if !v.Statement && err != nil || !strings.HasPrefix(v.Topic, r.Site+"/") {
+		return envelope.BadTopic // before anything of the message is looked at
+	}
+	m, sealed, err := r.open(v, topic)
 	if err != nil {
 		return envelope.ReasonOf(err)
 	}
 	switch {
-	case string(m.Topic) != v.Topic || !strings.HasPrefix(v.Topic, r.Site+"/"):
+	case string(m.Topic) != v.Topic:
 		return envelope.BadTopic
 	case string(m.Sender()) != v.Publisher:
 		return envelope.BadSender
@@ -91,7 +96,7 @@ func (r *receiver) receive(v vectors.Message) envelope.Reason {
 	if v.Statement {
 		return envelope.Accepted
 	}
-	if !m.Signed() && r.Keys != nil && !r.ring.Holds(roleOf(v)) {
+	if !m.Signed() && r.Keys != nil && !sealed {
 		return envelope.UnknownKey // who judges does not take what only waits for a digest
 	}
 	switch {
@@ -100,17 +105,27 @@ func (r *receiver) receive(v vectors.Message) envelope.Reason {
 	case m.Time > v.Now+r.Skew, int64(m.Nonce.Boot) > m.Time+r.Skew:
 		return envelope.Future
 	}
-	return verdicts[r.windows.Check(replay.Message{Sender: m.Sender(), Boot: m.Nonce.Boot, Seq: m.Nonce.Seq, Time: m.Time, Tag: m.Tag()})]
+	return verdicts[r.windows.Check(replay.Message{Sender: wire.Window(topic.Kind, m.Sender()), Unproven: !m.Signed() && !sealed,
+		Boot: m.Nonce.Boot, Seq: m.Nonce.Seq, Time: m.Time, Arrival: v.Now, Tag: m.Tag()})]
 }
 
-func (r *receiver) open(v vectors.Message) (envelope.Message, error) {
+func (r *receiver) open(v vectors.Message, topic wire.Topic) (m envelope.Message, sealed bool, err error) {
 	switch {
 	case v.Statement:
-		return envelope.ParseStatement(v.Raw, v.MaxBytes)
+		m, err = envelope.ParseStatement(v.Raw, v.MaxBytes)
+		return m, false, err
+	case topic.Kind == wire.KindAck && r.Own != nil && strings.HasPrefix(r.Own.KID, topic.Site+"/"+topic.PeerRole+"/"+topic.PeerName+"/"):
+		m, err = r.ring.OpenAck(v.Raw, v.MaxBytes)
+		return m, true, err
+	case topic.Kind == wire.KindAck:
+		m, err = envelope.Open(v.Raw, v.MaxBytes, func([]byte) *envelope.Key { return nil })
+		return m, true, err
 	case r.ring.Holds(roleOf(v)):
-		return envelope.Open(v.Raw, v.MaxBytes, r.ring.Find)
+		m, err = envelope.Open(v.Raw, v.MaxBytes, r.ring.Find)
+		return m, true, err
 	default:
-		return envelope.Parse(v.Raw, v.MaxBytes)
+		m, err = envelope.Parse(v.Raw, v.MaxBytes)
+		return m, false, err
 	}
 }
 

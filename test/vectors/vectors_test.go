@@ -57,8 +57,9 @@ func TestVectors(t *testing.T) {
 
 // The set is worth as much as what it covers.
 func TestEveryReasonIsExpected(t *testing.T) {
-	// What a machine's memory and disk, or docs/topics.md, decides.
-	elsewhere := []envelope.Reason{envelope.WindowsFull, envelope.WindowsFailed, envelope.BadContent}
+	// What a machine's memory and disk, docs/topics.md, or a list of revocations
+	// decides.
+	elsewhere := []envelope.Reason{envelope.WindowsFull, envelope.WindowsFailed, envelope.BadContent, envelope.Revoked}
 	labels := map[string]bool{envelope.Accepted.String(): true}
 	for _, r := range envelope.Reasons() {
 		labels[r.String()] = true
@@ -126,7 +127,11 @@ func TestAcceptedMessagesAreSealedAgainTheSame(t *testing.T) {
 			if v.Expect != "accepted" {
 				continue
 			}
-			m, err := r.open(v)
+			topic, err := wire.ParseTopic(v.Topic)
+			if err != nil && !v.Statement {
+				t.Fatal(err)
+			}
+			m, _, err := r.open(v, topic)
 			if err != nil {
 				t.Errorf("%s: message %d: %v", c.Name, i, err)
 				continue

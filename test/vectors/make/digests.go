@@ -3,13 +3,18 @@ package main
 import (
 	"crypto/sha256"
 	"fmt"
+	"slices"
 	"strings"
 
 	"levee/test/vectors"
 )
 
-// bootText is the boot of most cases, as the nonce spells it.
-var bootText = fmt.Sprintf("%011x", boot)
+// bootText is the boot of most cases, as the nonce spells it, and own the nonce
+// of the digest's envelope, which comes behind every number that it can be over.
+var (
+	bootText = fmt.Sprintf("%011x", boot)
+	own      = bootText + "-18446744073709551615"
+)
 
 // seen returns messages of web-1 of one boot.
 func seen(of uint64, numbers ...uint64) []vectors.Seen {
@@ -41,7 +46,12 @@ func dropped(of uint64, first, last uint64) string {
 
 // outcome adds a case of section 8.
 func (s *set) outcome(name, says, payload string, of []vectors.Seen, want string, missing int) {
-	s.encode("digests/"+name+".json", vectors.DigestCase{Name: name, Says: says, Payload: payload, Seen: of, Expect: want, Missing: missing})
+	s.outcomeAt(name, says, own, payload, of, want, missing)
+}
+
+// outcomeAt adds a case whose digest has an envelope with that nonce.
+func (s *set) outcomeAt(name, says, nonce, payload string, of []vectors.Seen, want string, missing int) {
+	s.encode("digests/"+name+".json", vectors.DigestCase{Name: name, Says: says, Nonce: nonce, Payload: payload, Seen: of, Expect: want, Missing: missing})
 }
 
 func (s *set) digests() {
@@ -77,6 +87,29 @@ func (s *set) digests() {
 	s.outcome("confirmed-16384-numbers", "a digest over 16,384 numbers, but for two of them dropped", digest(1, 16384, dropped(boot, 2, 16383), hashOf(seen(boot, 1, 16384))),
 		seen(boot, 1, 16384), "confirmed", 0)
 
+	s.outcomeAt("confirmed-just-before-it", "the range ends just before the digest's own number", bootText+"-42", whole, all, "confirmed", 0)
+	for _, c := range []struct{ name, says, nonce string }{
+		{"over-itself", "the range ends with the digest's own number", bootText + "-41"},
+		{"over-later", "the range ends behind the digest's own number", bootText + "-40"},
+		{"of-an-older-boot", "the digest is of another boot than its envelope, an older one", fmt.Sprintf("%011x-42", boot+1)},
+		{"of-a-newer-boot", "the digest is of another boot than its envelope, a newer one", fmt.Sprintf("%011x-42", boot-1)},
+	} {
+		s.outcomeAt("malformed-"+c.name, c.says, c.nonce, whole, all, "malformed", 0)
+	}
+	for _, c := range []struct{ name, says, timestamp, want string }{
+		{"largest", "the largest timestamp that a double holds", "1.7976931348623157e308", "confirmed"},
+		{"rounds-down", "a timestamp above the largest double, and nearer to that than to 2^1024", "1.7976931348623158e308", "confirmed"},
+		{"rounds-up", "a timestamp that would round to 2^1024", "1.7976931348623159e308", "malformed"},
+		{"smallest", "a timestamp that rounds to 0", "1e-400", "confirmed"},
+		{"zero", "a timestamp of 0, with an exponent beyond all others", "0e999999999999", "confirmed"},
+		{"1e400", "a timestamp that no double holds", "1e400", "malformed"},
+		{"minus-1e400", "a timestamp that no double holds, below 0", "-1e400", "malformed"},
+		{"exponent", "a timestamp that nothing holds", "1e999999999999", "malformed"},
+		{"309-digits", "a timestamp of 310 digits", "1" + strings.Repeat("0", 309), "malformed"},
+	} {
+		s.outcome(c.want+"-timestamp-"+c.name, c.says, replace(whole, `1729697327.822`, c.timestamp), all, c.want, 0)
+	}
+
 	s.outcome("incomplete", "one message of the range was not seen", whole, three, "incomplete", 1)
 	s.outcome("incomplete-nothing", "no message of the range was seen", whole, nil, "incomplete", 4)
 	s.outcome("incomplete-another-boot", "the numbers were seen, but of another boot", whole, seen(boot-1, 38, 39, 40, 41), "incomplete", 4)
@@ -97,6 +130,15 @@ func (s *set) digests() {
 	s.outcome("disowned", "what was seen is declared dropped, and the rest is as it was sent", part, all, "disowned", 0)
 	s.outcome("disowned-all", "all of it", digest(first, last, dropped(boot, 38, 41), hashOf(nil)), all, "disowned", 0)
 	s.outcome("disowned-other", "another message than the one that was dropped, under its number", part, append(seen(boot, 38, 39, 41), vectors.Seen{Boot: bootText, Seq: 40, Raw: []byte("?")}), "disowned", 0)
+
+	// Two messages under one number, of which the sender sent one.
+	s.outcome("confirmed-seen-twice", "one message was seen twice", whole, append(seen(boot, 39), all...), "confirmed", 0)
+	s.outcome("contradicted-two-first", "two messages of one number, the right one first", whole, append(slices.Clone(all), other[1]), "contradicted", 0)
+	s.outcome("contradicted-two-last", "two messages of one number, the right one last", whole, append(slices.Clone(other), all[1]), "contradicted", 0)
+	s.outcome("contradicted-two-and-again", "two messages of one number, and the right one once more", whole,
+		append(slices.Clone(other), all[1], all[1]), "contradicted", 0)
+	s.outcome("disowned-two", "two messages of a number that is declared dropped", part, append(slices.Clone(all), vectors.Seen{Boot: bootText, Seq: 40, Raw: []byte("?")}), "disowned", 0)
+	s.outcome("incomplete-two", "two messages of one number, and another number was not seen", whole, append(slices.Clone(three), other[1]), "incomplete", 1)
 
 	for _, c := range []struct{ name, says, old, new string }{
 		{"first-0", "the range begins at 0", `"first":38`, `"first":0`},

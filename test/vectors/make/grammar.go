@@ -275,6 +275,8 @@ func (s *set) chains() {
 		s.reading("payload-"+c.name, "2", c.says, unsigned.seal(unsigned.body()+c.more), "payload")
 	}
 	s.reading("payload-sig-without-chain", "2", "a sig and no chain: the sig is no part of an object", unsigned.seal(unsigned.body()+sig), "payload")
+	s.reading("payload-sig-without-chain-alphabet", "2", "a sig and no chain, and the sig is no base64url: nobody looks at it",
+		unsigned.seal(unsigned.body()+strings.Replace(sig, sig[20:21], " ", 1)), "payload")
 	s.vector("payload-sig-without-chain-person", "2", "a sig and no chain, at a receiver without keys", s.verifying(person()),
 		given(web1, ramWeb1, unsigned.seal(unsigned.body()+sig), "payload"))
 	backfill := "melb/bank_server/backfill/sensor/web-1"

@@ -74,6 +74,11 @@ func (s *set) sizes() {
 	s.reading("size-at-bound", "7", "exactly the bound of its class", padded(web1.on(ramWeb1), 4096), "accepted")
 	s.reading("size-over-bound", "7", "one byte over the bound of its class", padded(web1.on(ramWeb1), 4097), "size")
 	s.reading("size-before-kid", "7", "too large, and no envelope at all: the size comes first", string(bytes.Repeat([]byte("x"), 4097)), "size")
+	short := web1.on(ramWeb1).raw()
+	s.reading("size-66", "7", "66 bytes, which begin like an envelope", short[:66], "size")
+	s.reading("size-66-no-kid", "7", "66 bytes of no envelope: the size comes first", strings.Repeat("x", 66), "size")
+	s.reading("size-67", "7", "67 bytes, which begin like an envelope: they are no longer too few", short[:67], "mac")
+	s.reading("size-67-no-kid", "7", "67 bytes of no envelope: they are no longer too few", strings.Repeat("x", 67), "kid")
 	backfill := "melb/bank_server/backfill/sensor/web-1"
 	s.vector("size-backfill-at-bound", "2", "65,536 bytes on a backfill topic", monitor(),
 		given(web1, backfill, padded(web1.on(backfill), 65536), "accepted"))

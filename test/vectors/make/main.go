@@ -60,6 +60,7 @@ func run(dir string) error {
 	s.certificates()
 	s.pins()
 	s.orders()
+	s.acknowledgements()
 	s.freshness()
 	s.replays()
 	s.statements()

@@ -41,7 +41,7 @@ var classes = []struct {
 	class
 }{
 	{"metrics/", class{4096, false}}, {"control/command/", class{32768, true}}, {"status/scaling/", class{8192, true}},
-	{"statements/", class{32768, true}}, {"statement/", class{32768, true}}, {"backfill/", class{65536, false}},
+	{"statements/", class{32768, true}}, {"statement/", class{32768, true}}, {"backfill/", class{65536, false}}, {"acks/", class{4096, false}},
 }
 
 func classOf(topic string) class {

@@ -1,6 +1,50 @@
 package main
 
-import "levee/test/vectors"
+import (
+	"encoding/hex"
+
+	"levee/test/vectors"
+)
+
+// acknowledgements are messages under a key that their peer alone finds.
+func (s *set) acknowledgements() {
+	rec := sender{"melb", "recorder", "rec-1", 1}
+	topic := "melb/bank_server/acks/rec-1/sensor/web-1"
+	key := derive(web1.key(), "ack")
+	good := rec.on(topic).with(`{"boot":"192b9fdc06e","seq":41}`).under(key)
+	peer := func(of sender) vectors.Receiver {
+		r := s.verifying(person())
+		r.Own = &vectors.Own{KID: of.kid(), Key: hex.EncodeToString(of.key())}
+		return r
+	}
+	second := web1
+	second.generation = 2
+	judge := s.verifying(monitor())
+	judge.Keys = hexKeys("sensor", "recorder")
+	for _, c := range []struct {
+		name, says string
+		r          vectors.Receiver
+		m          message
+		want       string
+	}{
+		{"honest-ack", "an acknowledgement, at its peer", peer(web1), good, "accepted"},
+		{"honest-ack-signed", "an acknowledgement that is signed as well, at its peer", peer(web1), good.by(s.signer(s.machines, rec, edKey("rec-1"), nil)), "accepted"},
+		{"honest-ack-generation", "an acknowledgement to a peer of generation 2, under the recorder's kid", peer(second), good.under(derive(second.key(), "ack")), "accepted"},
+		{"ack-mac", "an acknowledgement under no key", peer(web1), good.under(make([]byte, 32)), "mac"},
+		{"ack-peers-key", "an acknowledgement under its peer's own key", peer(web1), good.under(web1.key()), "mac"},
+		{"ack-recorders-key", "an acknowledgement under the recorder's own key", peer(web1), good.under(rec.key()), "mac"},
+		{"ack-another-generation", "an acknowledgement under the key for generation 1 of the peer, which is at 2", peer(second), good, "mac"},
+		{"ack-another-peer", "an acknowledgement to web-1, at web-2", peer(web2), good, "unknown_key"},
+		{"ack-without-a-key", "an acknowledgement at a receiver without keys: it waits for no digest", s.verifying(person()), good, "unknown_key"},
+		{"ack-without-a-key-signed", "the same, and it is signed", s.verifying(person()), good.by(s.signer(s.machines, rec, edKey("rec-1"), nil)), "unknown_key"},
+		{"ack-role-keys", "an acknowledgement at a receiver with the keys of both roles: it is not the peer", judge, good, "unknown_key"},
+		{"ack-kid", "an acknowledgement whose kid is its peer's", peer(web1), web1.on(topic).with(good.payload).under(key), "sender"},
+	} {
+		s.vector(c.name, "6", c.says, c.r, given(rec, topic, c.m.raw(), c.want))
+	}
+	s.vector("ack-redelivered", "9", "an acknowledgement again: it is of the recorder's window", peer(web1), given(rec, topic, good.raw(), "accepted"),
+		given(rec, topic, good.raw(), "redelivered"))
+}
 
 // orders are the cases of a receiver that holds keys, but not the role's, and
 // of what comes before and after a missing signature or key.

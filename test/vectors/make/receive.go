@@ -30,6 +30,21 @@ func (s *set) topics() {
 	s.vector("topic-of-another-site", "7", "a topic of another site: the topic comes before the sender", person(),
 		given(sender{"syd", "sensor", "web-1", 1}, other, web1.on(other).raw(), "topic"))
 
+	// A topic that is none of ours has no publisher, and no class whose size could
+	// come first.
+	for _, c := range []struct{ name, says, topic, raw string }{
+		{"none-before-size", "a topic that carries nothing, and a message that is too short: the topic comes first", "melb/bank_server/metrics/disk/web-1", "x"},
+		{"none-before-kid", "a topic that carries nothing, and no kid: the topic comes first", "melb/bank_server/metrics/disk/web-1", strings.Repeat("x", 67)},
+		{"none-before-mac", "a topic that carries nothing, and no MAC: the topic comes first", "melb/bank_server/metrics/disk/web-1", good.body()},
+		{"outside-the-grammar", "a topic in capitals, and a message that is too short: the topic comes first", "melb/bank_server/metrics/ram/WEB-1", "x"},
+		{"of-no-site", "a topic with a level too few, and a message that is too short: the topic comes first", "bank_server/metrics/ram/web-1", "x"},
+	} {
+		m := vectors.Message{Now: now, Topic: c.topic, MaxBytes: 4096, Raw: []byte(c.raw), Expect: "topic"}
+		s.vector("topic-"+c.name, "7", c.says, monitor(), m)
+	}
+	s.vector("topic-of-another-site-before-size", "7", "a topic of another site, and a message that is too short: the topic comes first", monitor(),
+		given(sender{"syd", "sensor", "web-1", 1}, other, "x", "topic"))
+
 	s.vector("sender-another-name", "7", "web-1 on the topic of web-2", monitor(), given(web2, ramWeb2, web1.on(ramWeb2).raw(), "sender"))
 	s.vector("sender-another-role", "7", "the monitor web-1 on the topic of the sensor web-1", monitor(),
 		given(web1, ramWeb1, sender{"melb", "monitor", "web-1", 1}.on(ramWeb1).raw(), "sender"))
@@ -169,6 +184,33 @@ func (s *set) replays() {
 	s.sequence("replay-two-clones", "two processes with one identity", monitor(),
 		step{n(1), ok}, step{newer(1).at(ts + 1), ok}, step{n(2).at(ts + 2), "cloned"}, step{newer(2).at(ts + 3), ok}, step{n(3).at(ts + 4), "cloned"})
 
+	s.vector("replay-fast-clock", "9", "a newer boot begins with a ts of the future: it began when it came", monitor(),
+		n(1).given(ok), newer(1).at(now+29_000).given(ok), n(2).at(now).given(seen), n(2).at(now+1).given("cloned"))
+	// The same, again and again.
+	var restarts []vectors.Message
+	for i := range int64(3) {
+		at := now + 25_000*i
+		start, honest := n(1).since(uint64(at+29_000)).at(at+29_000).given(ok), n(uint64(2+i)).at(at+1000).given("cloned")
+		start.Now, honest.Now = at, at+1000
+		restarts = append(restarts, start, honest)
+	}
+	s.vector("replay-fast-clock-restarts", "9", "a newer boot every 25 s, with a ts of the future each time", monitor(), restarts...)
+
+	root := s.verifying(person())
+	unsigned, vouched := n(2), good.by(s.web1)
+	s.vector("replay-unproven-apart", "9", "what nobody can check has a window of its own: the same nonce, signed", root,
+		good.given(ok), vouched.given(ok), good.given(again), vouched.given(again), other.given("nonce_collision"), other.by(s.web1).given("nonce_collision"))
+	s.vector("replay-unproven-no-clone", "9", "a newer boot that nobody can check makes no clone of what is signed", root,
+		newer(1).given(ok), vouched.at(ts+50).given(ok), unsigned.at(ts+50).given("cloned"), newer(1).by(s.web1).at(ts+60).given(ok))
+	backfill := "melb/bank_server/backfill/sensor/web-1"
+	late := web1.on(backfill)
+	s.vector("replay-backfill-apart", "9", "backfill has a counter of its own", monitor(),
+		good.given(ok), late.given(ok), late.number(2).given(ok), late.given(again), n(2).given(ok), late.value("1").given("nonce_collision"))
+	s.vector("replay-backfill-no-clone", "9", "a newer boot of one counter makes no clone of the other's", monitor(),
+		newer(1).given(ok), late.at(ts+50).given(ok), n(2).at(ts+50).given("cloned"))
+	s.vector("replay-backfill-unproven", "9", "backfill that nobody can check is apart from both", root,
+		late.given(ok), good.given(ok), late.by(s.web1).given(ok), vouched.given(ok), late.given(again))
+
 	started := func(at int64) vectors.Receiver {
 		r := monitor()
 		r.Start = at
@@ -262,6 +304,8 @@ func (s *set) statements() {
 	add("unsigned-before-payload", "neither chain nor sig, and a null: the grammar comes first", unsigned.with(`{"id":null}`).body()+"}", "grammar")
 	add("nonce-seq", "seq is 2", good.number(2).body()+"}", "grammar")
 	add("nonce-boot", "boot is not ts", good.since(uint64(ts)+1).body()+"}", "grammar")
+	add("generation", "generation 2", good.as(2).body()+"}", "grammar")
+	add("generation-before-payload", "generation 2, and a null: the grammar comes first", good.as(2).with(`{"id":null}`).body()+"}", "grammar")
 	add("payload", "a null", good.with(`{"id":null}`).body()+"}", "payload")
 	add("topic", "another topic", replace(good.body(), "acknowledgement", "request")+"}", "topic")
 	add("sender", "signed by the sensor web-1, who says so", web1.on(topic).since(uint64(ts)).by(s.web1).body()+"}", "sender")

@@ -228,6 +228,8 @@ func (s *set) validity() {
 		m := m1.on(command).by(c.by)
 		s.vector("chain-"+c.name, "4", "exactly at "+c.says, c.r, m.at(c.in).given("accepted"))
 		s.vector("chain-"+c.name+"-by-1", "4", "one millisecond beyond "+c.says, c.r, m.at(c.out).given("signature"))
+		s.vector("chain-"+c.name+"-met-before", "4", "one millisecond beyond "+c.says+", with a chain that was good before", c.r,
+			m.at(c.in).given("accepted"), m.number(2).at(c.out).given("signature"), m.number(3).at(c.in).given("accepted"))
 	}
 }
 
