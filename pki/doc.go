@@ -10,7 +10,7 @@
 // checks signatures: VerifyPath alone proves nothing.
 //
 // It does not decide what an identity may do (package policies), does not
-// know what was revoked, does not issue anything (package pki/ca), and knows
-// nothing of messages. Whoever holds the key of an issuing authority can mint
+// know what was revoked (package pki/revocation, which a verifier of connections
+// asks), does not issue anything (package pki/ca), and knows nothing of messages. Whoever holds the key of an issuing authority can mint
 // every role of that site and class: no check here can see the difference.
 package pki

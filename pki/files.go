@@ -40,6 +40,13 @@ func ReadCertificate(path string) (*x509.Certificate, error) {
 	return certs[0], nil
 }
 
+// ReadPrivate reads a file that holds a secret, of at most limit bytes: a
+// regular file of mode 0600 or stricter that belongs to this process's user or
+// to root. What it holds is the caller's to check.
+func ReadPrivate(path string, limit int64) ([]byte, error) {
+	return readFile(path, limit, true)
+}
+
 // SPKIHash returns SHA-256 of the certificate's SubjectPublicKeyInfo: the pin
 // of its key, which outlives the certificate.
 func SPKIHash(cert *x509.Certificate) [sha256.Size]byte {
@@ -88,8 +95,8 @@ func parsePEM(data []byte, blockType string, n int) ([][]byte, error) {
 }
 
 // readFile reads a regular file of at most limit bytes. A secret one must be
-// for its owner alone; Windows has no such mode, and the directory's access
-// list decides there.
+// for its owner alone, who must be us or root: anybody else could have put it
+// there. Windows has no such mode, and the directory's access list decides.
 func readFile(path string, limit int64, secret bool) ([]byte, error) {
 	// Looked at before it is opened: opening a pipe would wait for a writer.
 	before, err := os.Lstat(path)
@@ -128,6 +135,9 @@ func checkFile(path string, info fs.FileInfo, secret bool) error {
 	}
 	if secret && runtime.GOOS != "windows" && info.Mode().Perm()&^0o600 != 0 {
 		return fmt.Errorf("%s has mode %04o: others could read the key; it must be 0600", path, info.Mode().Perm())
+	}
+	if secret && !ownedByUs(info) {
+		return fmt.Errorf("%s belongs to another user, who knows the key and could change it", path)
 	}
 	return nil
 }

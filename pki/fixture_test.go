@@ -24,12 +24,13 @@ var noon = time.Date(2026, 11, 2, 12, 0, 0, 0, time.UTC)
 const year = 365 * 24 * time.Hour
 
 var (
-	melbMachines = pki.Authority{TrustDomain: trustDomain, Site: "melb", Class: pki.ClassMachine}
-	melbPeople   = pki.Authority{TrustDomain: trustDomain, Site: "melb", Class: pki.ClassPerson}
-	melbSensor   = pki.Identity{TrustDomain: trustDomain, Site: "melb", Role: pki.RoleSensor, Name: "web-1"}
-	melbBroker   = pki.Identity{TrustDomain: trustDomain, Site: "melb", Role: pki.RoleBroker, Name: "b-1"}
-	melbOperator = pki.Identity{TrustDomain: trustDomain, Site: "melb", Role: pki.RoleOperator, Name: "alice"}
-	perthSensor  = pki.Identity{TrustDomain: trustDomain, Site: "perth", Role: pki.RoleSensor, Name: "web-1"}
+	melbMachines  = pki.Authority{TrustDomain: trustDomain, Site: "melb", Class: pki.ClassMachine}
+	perthMachines = pki.Authority{TrustDomain: trustDomain, Site: "perth", Class: pki.ClassMachine}
+	melbPeople    = pki.Authority{TrustDomain: trustDomain, Site: "melb", Class: pki.ClassPerson}
+	melbSensor    = pki.Identity{TrustDomain: trustDomain, Site: "melb", Role: pki.RoleSensor, Name: "web-1"}
+	melbBroker    = pki.Identity{TrustDomain: trustDomain, Site: "melb", Role: pki.RoleBroker, Name: "b-1"}
+	melbOperator  = pki.Identity{TrustDomain: trustDomain, Site: "melb", Role: pki.RoleOperator, Name: "alice"}
+	perthSensor   = pki.Identity{TrustDomain: trustDomain, Site: "perth", Role: pki.RoleSensor, Name: "web-1"}
 
 	melbZones = ca.Zones{DNS: []string{"melb.bank.test"}, Networks: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}}
 )
@@ -160,7 +161,7 @@ func files(t testing.TB, key crypto.Signer, certs ...*x509.Certificate) (keyFile
 	t.Helper()
 	directory := t.TempDir()
 	keyFile, chainFile = filepath.Join(directory, "key.pem"), filepath.Join(directory, "chain.pem")
-	if err := ca.WriteKey(keyFile, key); err != nil {
+	if err := ca.WriteKey(keyFile, key, nil); err != nil {
 		t.Fatal(err)
 	}
 	write(t, chainFile, ca.MarshalCertificates(certs...))

@@ -14,12 +14,25 @@ func ReadKey(path string) (crypto.Signer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading private key: %w", err)
 	}
-	key, err := parseKey(b)
+	key, err := ParseKey(b)
 	if err != nil {
 		return nil, fmt.Errorf("reading private key %s: %w", path, err)
 	}
-	if !LeafKey(key.Public()) && !CAKey(key.Public()) {
-		return nil, fmt.Errorf("reading private key %s: none of Ed25519, P-256, P-384", path)
+	return key, nil
+}
+
+// ParseKey reads what a file that ReadKey takes holds. No error shows any of
+// its bytes.
+func ParseKey(b []byte) (crypto.Signer, error) {
+	if len(b) > maxKeyFile {
+		return nil, errors.New("too long")
+	}
+	key, err := parseKey(b)
+	if err != nil {
+		return nil, err
+	}
+	if !CAKey(key.Public()) { // which every key of a leaf is
+		return nil, errors.New("none of Ed25519, P-256, P-384")
 	}
 	return key, nil
 }

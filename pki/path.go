@@ -195,8 +195,10 @@ func checkAuthority(issuer *x509.Certificate, trustDomain string, at time.Time) 
 		return Authority{}, errors.New("is not a CA")
 	case !issuer.MaxPathLenZero: // crypto/x509 sets it for a length of 0 that was spelt out
 		return Authority{}, errors.New("may issue further CAs")
-	case issuer.KeyUsage != x509.KeyUsageCertSign|x509.KeyUsageCRLSign:
-		return Authority{}, errors.New("key usage is not certSign and crlSign alone")
+	// An authority signs statements too, so what is issued says so
+	// (digitalSignature). One that does not say so is no less our root's.
+	case issuer.KeyUsage&^x509.KeyUsageDigitalSignature != x509.KeyUsageCertSign|x509.KeyUsageCRLSign:
+		return Authority{}, errors.New("key usage is not certSign and crlSign, and digitalSignature at most")
 	case !CAKey(issuer.PublicKey):
 		return Authority{}, errors.New("key is none of Ed25519, P-256, P-384")
 	}

@@ -1,38 +1,66 @@
 package pki
 
 import (
+	"crypto"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"io/fs"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"levee/internal/durable"
 )
 
 // Store holds the current credential of one identity and replaces it while
 // connections are running. It is safe for concurrent use.
 type Store struct {
 	keyFile, chainFile string
+	renewedFile        string // "": this one is not renewed
 	verifier           *Verifier
 	identity           Identity
 
-	reloading sync.Mutex // so that an older reading never replaces a newer one
-	current   atomic.Pointer[Credential]
+	replacing sync.Mutex // so that an older reading never replaces a newer one
+	current   atomic.Pointer[holding]
+}
+
+// holding is a credential and who waits for the next one.
+type holding struct {
+	credential *Credential
+	replaced   chan struct{} // closed by the next one
 }
 
 // OpenStore loads the credential of the two files (see LoadCredential) and
 // verifies it now: a credential that no peer would accept is an error here and
 // not a riddle in another machine's log.
 func OpenStore(keyFile, chainFile string, v *Verifier) (*Store, error) {
-	if v == nil {
+	return openStore(&Store{keyFile: keyFile, chainFile: chainFile, verifier: v})
+}
+
+// OpenRenewable is OpenStore for a credential that is renewed. Replace keeps
+// the newer one in renewedFile, which need not exist, and of the two the store
+// holds the one that was issued later, if it is good. One that has only expired
+// is held as well: whoever shall renew it, or be readmitted, must be able to start.
+func OpenRenewable(keyFile, chainFile, renewedFile string, v *Verifier) (*Store, error) {
+	if renewedFile == "" {
+		return nil, errors.New("opening credential: no file for the renewed one")
+	}
+	return openStore(&Store{keyFile: keyFile, chainFile: chainFile, renewedFile: renewedFile, verifier: v})
+}
+
+func openStore(s *Store) (*Store, error) {
+	if s.verifier == nil {
 		return nil, errors.New("opening credential: no verifier")
 	}
-	s := &Store{keyFile: keyFile, chainFile: chainFile, verifier: v}
-	credential, id, err := s.load()
+	credential, id, err := s.load(time.Now())
 	if err != nil {
 		return nil, fmt.Errorf("opening credential: %w", err)
 	}
 	s.identity = id
-	s.current.Store(credential)
+	s.current.Store(&holding{credential: credential, replaced: make(chan struct{})})
 	return s, nil
 }
 
@@ -40,32 +68,134 @@ func OpenStore(keyFile, chainFile string, v *Verifier) (*Store, error) {
 func (s *Store) Identity() Identity { return s.identity }
 
 // Current returns the credential to use now. It is never nil.
-func (s *Store) Current() *Credential { return s.current.Load() }
+func (s *Store) Current() *Credential { return s.current.Load().credential }
+
+// Watch returns the credential to use now, and a channel that is closed when
+// another one takes its place.
+func (s *Store) Watch() (*Credential, <-chan struct{}) {
+	h := s.current.Load()
+	return h.credential, h.replaced
+}
 
 // Reload reads the files again. On an error, and when the new credential is
 // another identity's, the store keeps what it has.
 func (s *Store) Reload() error {
-	s.reloading.Lock()
-	defer s.reloading.Unlock()
-	credential, id, err := s.load()
+	s.replacing.Lock()
+	defer s.replacing.Unlock()
+	return s.reload(time.Now())
+}
+
+func (s *Store) reload(now time.Time) error {
+	credential, id, err := s.load(now)
 	if err != nil {
 		return fmt.Errorf("reloading credential: %w", err)
 	}
 	if id != s.identity {
 		return fmt.Errorf("reloading credential: it is of %s instead of %s", id, s.identity)
 	}
-	s.current.Store(credential)
+	old := s.current.Load()
+	if credential.leaf.Equal(old.credential.leaf) {
+		return nil
+	}
+	s.current.Store(&holding{credential: credential, replaced: make(chan struct{})})
+	close(old.replaced)
 	return nil
 }
 
-func (s *Store) load() (*Credential, Identity, error) {
-	credential, err := LoadCredential(s.keyFile, s.chainFile)
+// Replace keeps the renewed credential of key and chain (PEM, as LoadCredential
+// reads them) on disk, at once or not at all, and uses it from then on. On an
+// error the store keeps what it has, and so does the disk.
+func (s *Store) Replace(key, chain []byte) error {
+	if s.renewedFile == "" {
+		return errors.New("replacing credential: this one is not renewed")
+	}
+	s.replacing.Lock()
+	defer s.replacing.Unlock()
+	now := time.Now()
+	credential, err := ParseCredential(key, chain)
+	if err != nil {
+		return fmt.Errorf("replacing credential: %w", err)
+	}
+	id, err := s.verifier.Verify(credential.leaf, credential.issuer, UsageSign, now)
+	switch {
+	case err != nil:
+		return fmt.Errorf("replacing credential: %w", err)
+	case id != s.identity:
+		return fmt.Errorf("replacing credential: it is of %s instead of %s", id, s.identity)
+	case credential.leaf.NotAfter.Before(s.Current().leaf.NotAfter):
+		return errors.New("replacing credential: it ends earlier than the one it would replace")
+	}
+	if err := durable.WriteFile(s.renewedFile, slices.Concat(key, chain), 0o600); err != nil {
+		return fmt.Errorf("replacing credential: %w", err)
+	}
+	return s.reload(now)
+}
+
+// load returns the credential that was issued last, of those that are good.
+func (s *Store) load(now time.Time) (*Credential, Identity, error) {
+	issued, err := LoadCredential(s.keyFile, s.chainFile)
 	if err != nil {
 		return nil, Identity{}, err
 	}
-	id, err := s.verifier.Verify(credential.Leaf(), credential.Issuer(), UsageSign, time.Now())
-	if err != nil {
-		return nil, Identity{}, err
+	id, err := s.verify(issued, now)
+	renewed, renewing := s.loadRenewed()
+	if renewed != nil && (err != nil || renewed.leaf.NotBefore.After(issued.leaf.NotBefore)) {
+		if id, renewing := s.verify(renewed, now); renewing == nil {
+			return renewed, id, nil
+		}
 	}
-	return credential, id, nil
+	if err != nil {
+		return nil, Identity{}, errors.Join(err, renewing)
+	}
+	return issued, id, nil
+}
+
+// verify verifies a credential as of now or, if it may be renewed, as of its
+// last moment.
+func (s *Store) verify(c *Credential, now time.Time) (Identity, error) {
+	if s.renewedFile != "" && now.After(c.leaf.NotAfter) {
+		now = c.leaf.NotAfter
+	}
+	return s.verifier.Verify(c.leaf, c.issuer, UsageSign, now)
+}
+
+// loadRenewed returns nil if nothing was renewed yet, or nothing whole is there.
+func (s *Store) loadRenewed() (*Credential, error) {
+	if s.renewedFile == "" {
+		return nil, nil
+	}
+	b, err := readFile(s.renewedFile, maxKeyFile+maxChainFile, true)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading renewed credential: %w", err)
+	}
+	block, chain := pem.Decode(b)
+	if block == nil {
+		return nil, fmt.Errorf("reading renewed credential %s: no PEM", s.renewedFile)
+	}
+	c, err := ParseCredential(b[:len(b)-len(chain)], chain)
+	if err != nil {
+		return nil, fmt.Errorf("reading renewed credential %s: %w", s.renewedFile, err)
+	}
+	return c, nil
+}
+
+// MarshalCredential returns the key (PKCS#8) and the chain of a credential as
+// the PEM that LoadCredential reads. A key that lies in a token cannot be
+// marshalled.
+func MarshalCredential(key crypto.Signer, leaf, issuer *x509.Certificate) (keyPEM, chainPEM []byte, err error) {
+	if held, ok := key.(privateKey); ok { // a credential's own, which keeps it from printing
+		key = held()
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, nil, fmt.Errorf("marshalling key: %w", err)
+	}
+	keyPEM = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+	for _, cert := range []*x509.Certificate{leaf, issuer} {
+		chainPEM = append(chainPEM, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})...)
+	}
+	return keyPEM, chainPEM, nil
 }

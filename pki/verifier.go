@@ -59,7 +59,15 @@ var (
 	// ErrConnection means that the connection is not of the form that
 	// certificates are looked at: TLS 1.3, not resumed, leaf and issuer.
 	ErrConnection = errors.New("connection refused")
+	// ErrRevoked means that the certificate is good and was taken back.
+	ErrRevoked = errors.New("certificate revoked")
 )
+
+// Revocations know which certificates were taken back until now;
+// *revocation.Set is one. leaf is id's, and was verified.
+type Revocations interface {
+	Revoked(id Identity, leaf *x509.Certificate) bool
+}
 
 // EvaluationOrganization is the organization in the subject of a root that
 // `levee up` made, whose key lies unsealed on one machine.
@@ -103,6 +111,7 @@ type Verifier struct {
 	roots       *x509.CertPool
 	trustDomain string
 	site        string
+	revocations Revocations // nil: nothing is known to be revoked
 }
 
 // NewVerifier checks the root and returns a verifier for what it vouches for.
@@ -137,12 +146,23 @@ func NewVerifier(cfg VerifierConfig) (*Verifier, error) {
 	return &Verifier{root: root, roots: roots, trustDomain: trustDomain, site: cfg.Site}, nil
 }
 
+// WithRevocations returns a verifier that refuses connections of certificates
+// that r says are revoked. r is verified by a verifier itself, which is why it
+// comes later than that.
+func (v *Verifier) WithRevocations(r Revocations) *Verifier {
+	with := *v
+	with.revocations = r
+	return &with
+}
+
 // TrustDomain returns the trust domain of the verifier's root.
 func (v *Verifier) TrustDomain() string { return v.trustDomain }
 
 // Verify returns the identity of leaf if the root vouches for issuer and
 // issuer for leaf, for usage, at the time at. Its errors wrap ErrChain,
-// ErrProfile or ErrSite, in the order in which the walls are passed.
+// ErrProfile or ErrSite, in the order in which the walls are passed. It asks
+// nobody about revocation, so that an auditor's answer for an earlier time does
+// not change when something is revoked later.
 func (v *Verifier) Verify(leaf, issuer *x509.Certificate, usage Usage, at time.Time) (Identity, error) {
 	if leaf == nil || issuer == nil {
 		return Identity{}, fmt.Errorf("verifying certificate: %w: leaf or issuer missing", ErrChain)
@@ -215,7 +235,8 @@ func (v *Verifier) verifyChain(certs []*x509.Certificate, usages []x509.ExtKeyUs
 
 // VerifyConnection returns the identity of the peer of a connection. The peer
 // must have sent its leaf and its issuer and nothing else. A resumed session is
-// refused: its certificates were judged at another time.
+// refused: its certificates were judged at another time. A certificate that is
+// revoked is refused with ErrRevoked; apart from that errors are those of Verify.
 func (v *Verifier) VerifyConnection(cs tls.ConnectionState, usage Usage, at time.Time) (Identity, error) {
 	switch {
 	case cs.Version != tls.VersionTLS13:
@@ -226,5 +247,12 @@ func (v *Verifier) VerifyConnection(cs tls.ConnectionState, usage Usage, at time
 		return Identity{}, fmt.Errorf("verifying connection: %w: %d certificates instead of leaf and issuer",
 			ErrConnection, len(cs.PeerCertificates))
 	}
-	return v.Verify(cs.PeerCertificates[0], cs.PeerCertificates[1], usage, at)
+	id, err := v.Verify(cs.PeerCertificates[0], cs.PeerCertificates[1], usage, at)
+	if err != nil {
+		return Identity{}, err
+	}
+	if v.revocations != nil && v.revocations.Revoked(id, cs.PeerCertificates[0]) {
+		return Identity{}, fmt.Errorf("verifying connection of %s: %w", id, ErrRevoked)
+	}
+	return id, nil
 }

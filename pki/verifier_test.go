@@ -201,7 +201,11 @@ func TestMalformedAuthority(t *testing.T) {
 		}},
 		{"no basic constraints", false, func(c *x509.Certificate) { c.BasicConstraintsValid = false }},
 		{"path length 1", false, func(c *x509.Certificate) { c.MaxPathLenZero, c.MaxPathLen = false, 1 }},
-		{"key usage: digitalSignature besides", false, func(c *x509.Certificate) { c.KeyUsage |= x509.KeyUsageDigitalSignature }},
+		{"key usage: digitalSignature besides", true, func(c *x509.Certificate) { c.KeyUsage |= x509.KeyUsageDigitalSignature }},
+		{"key usage: keyAgreement besides", false, func(c *x509.Certificate) { c.KeyUsage |= x509.KeyUsageKeyAgreement }},
+		{"key usage: digitalSignature and no crlSign", false, func(c *x509.Certificate) {
+			c.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature
+		}},
 		{"extended key usage: none, which means any", false, func(c *x509.Certificate) { c.ExtKeyUsage = nil }},
 		{"extended key usage: client alone", false, func(c *x509.Certificate) { c.ExtKeyUsage = c.ExtKeyUsage[:1] }},
 		{"extended key usage: any", false, func(c *x509.Certificate) { c.ExtKeyUsage = append(c.ExtKeyUsage, x509.ExtKeyUsageAny) }},

@@ -128,7 +128,7 @@ func TestIssueEveryRole(t *testing.T) {
 		} else {
 			seen[serial] = true
 		}
-		if wantDNS := role == pki.RoleBroker; wantDNS != slices.Equal(leaf.DNSNames, []string{"melb.bank.example"}) {
+		if wantDNS := role == pki.RoleBroker || role == pki.RoleIssuer; wantDNS != slices.Equal(leaf.DNSNames, []string{"melb.bank.example"}) {
 			t.Errorf("%s: DNS names %v", role, leaf.DNSNames)
 		}
 	}
@@ -364,6 +364,39 @@ func TestServerNames(t *testing.T) {
 	}
 	if !slices.Equal(names.DNS, []string{"melb.bank.test", "mqtt.melb.bank.test"}) {
 		t.Errorf("the caller's names were changed to %v", names.DNS)
+	}
+}
+
+// Authorities sign statements and lists as well; the root does not sign
+// statements.
+func TestAuthorityUsages(t *testing.T) {
+	root := newRoot(t)
+	for _, a := range []pki.Authority{machines, people} {
+		if got := newAuthority(t, root, a, ca.Zones{}).Certificate.KeyUsage; got != x509.KeyUsageCertSign|x509.KeyUsageCRLSign|x509.KeyUsageDigitalSignature {
+			t.Errorf("%s: key usage %b", a.Host(), got)
+		}
+	}
+}
+
+// A certificate begins a tenth of its life ago, and a minute at most: a short
+// life must not lie in the past.
+func TestBackdating(t *testing.T) {
+	key := must[crypto.Signer](t)(ca.NewKey(pki.RoleSensor))
+	rootKey := must[crypto.Signer](t)(ca.NewRootKey())
+	root := newRoot(t)
+	issuer := newAuthority(t, root, machines, zones)
+	later := noon.Add(time.Hour) // the issuer's own beginning cuts nothing
+	for lifetime, want := range map[time.Duration]time.Duration{
+		30 * time.Second: 3 * time.Second, 10 * time.Minute: time.Minute, 11 * time.Minute: time.Minute, 30 * day: time.Minute,
+	} {
+		leaf := must[*x509.Certificate](t)(ca.IssueLeaf(issuer, id(pki.RoleSensor), key.Public(), ca.Names{}, lifetime, later))
+		authority := must[*x509.Certificate](t)(ca.IssueAuthority(root, machines, issuer.Signer.Public(), zones, lifetime, later))
+		evaluation := must[ca.Issuer](t)(ca.NewRoot(rootKey, trustDomain, ca.RootOptions{Lifetime: lifetime}, later))
+		for name, cert := range map[string]*x509.Certificate{"leaf": leaf, "authority": authority, "root": evaluation.Certificate} {
+			if before := later.Sub(cert.NotBefore); before != want || !cert.NotAfter.Equal(later.Add(lifetime)) {
+				t.Errorf("%s of %s begins %s ago and ends %s", name, lifetime, before, cert.NotAfter.Sub(later))
+			}
+		}
 	}
 }
 

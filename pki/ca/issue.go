@@ -25,9 +25,11 @@ const (
 	MaxEvaluationLifetime = 7 * 24 * time.Hour
 )
 
-// backdating is how far before now a certificate becomes valid, for peers
-// whose clocks are behind.
-const backdating = time.Minute
+// maxBackdating is how far before now a certificate becomes valid, for peers
+// whose clocks are behind. A short-lived one begins a tenth of its life ago.
+const maxBackdating = time.Minute
+
+func backdating(lifetime time.Duration) time.Duration { return min(maxBackdating, lifetime/10) }
 
 // Issuer is a CA certificate and its key.
 type Issuer struct {
@@ -62,7 +64,7 @@ func NewRoot(key crypto.Signer, trustDomain string, options RootOptions, now tim
 	}
 	template := &x509.Certificate{
 		Subject:               subject,
-		NotBefore:             now.Add(-backdating),
+		NotBefore:             now.Add(-backdating(options.Lifetime)),
 		NotAfter:              now.Add(options.Lifetime),
 		URIs:                  []*url.URL{{Scheme: "spiffe", Host: trustDomain}},
 		BasicConstraintsValid: true,
@@ -109,33 +111,15 @@ func issueAuthority(root Issuer, a pki.Authority, public crypto.PublicKey, zones
 		return nil, err
 	}
 	template := &x509.Certificate{
-		Subject:               pkix.Name{CommonName: a.Site + " " + a.Class.String() + " authority"},
+		Subject:               pkix.Name{CommonName: authorityName(a)},
 		URIs:                  []*url.URL{{Scheme: "spiffe", Host: a.Host()}},
 		BasicConstraintsValid: true,
 		IsCA:                  true,
 		MaxPathLenZero:        true,
-		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign | x509.KeyUsageDigitalSignature, // of statements
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
-
-		// Every kind of name is constrained, because a kind without a
-		// constraint is free. The exclusion is for libraries that take a
-		// permitted host for a suffix. E-mail is permitted at the host, where
-		// nobody receives any, because excluding all of it is not portable.
-		PermittedDNSDomainsCritical: true,
-		PermittedURIDomains:         []string{a.Host()},
-		ExcludedURIDomains:          []string{"." + a.Host()},
-		PermittedDNSDomains:         append([]string{a.Host()}, zones.DNS...),
-		PermittedEmailAddresses:     []string{a.Host()},
 	}
-	for _, network := range zones.Networks {
-		template.PermittedIPRanges = append(template.PermittedIPRanges, ipNet(network))
-	}
-	if len(zones.Networks) == 0 {
-		template.ExcludedIPRanges = []*net.IPNet{
-			ipNet(netip.MustParsePrefix("0.0.0.0/0")),
-			ipNet(netip.MustParsePrefix("::/0")),
-		}
-	}
+	constrain(template, a, zones)
 	if err := setValidity(template, root.Certificate, lifetime, now); err != nil {
 		return nil, err
 	}
@@ -156,9 +140,38 @@ func issueAuthority(root Issuer, a pki.Authority, public crypto.PublicKey, zones
 	return cert, nil
 }
 
-// checkZones refuses a zone that reaches into the trust domain: it would hold
-// the hosts of other sites.
+// authorityName is the subject of an authority's certificate. Nobody reads an
+// identity from it.
+func authorityName(a pki.Authority) string { return a.Site + " " + a.Class.String() + " authority" }
+
+// constrain sets the name constraints of a and its zones. Every kind of name
+// is constrained, because a kind without a constraint is free. The exclusion
+// is for libraries that take a permitted host for a suffix. E-mail is
+// permitted at the host, where nobody receives any, because excluding all of
+// it is not portable.
+func constrain(template *x509.Certificate, a pki.Authority, zones Zones) {
+	template.PermittedDNSDomainsCritical = true
+	template.PermittedURIDomains = []string{a.Host()}
+	template.ExcludedURIDomains = []string{"." + a.Host()}
+	template.PermittedDNSDomains = append([]string{a.Host()}, zones.DNS...)
+	template.PermittedEmailAddresses = []string{a.Host()}
+	for _, network := range zones.Networks {
+		template.PermittedIPRanges = append(template.PermittedIPRanges, ipNet(network))
+	}
+	if len(zones.Networks) == 0 {
+		template.ExcludedIPRanges = []*net.IPNet{
+			ipNet(netip.MustParsePrefix("0.0.0.0/0")),
+			ipNet(netip.MustParsePrefix("::/0")),
+		}
+	}
+}
+
+// checkZones refuses a zone that reaches into the trust domain, because it
+// would hold the hosts of other sites, and zones for people.
 func checkZones(zones Zones, a pki.Authority) error {
+	if a.Class == pki.ClassPerson && len(zones.DNS)+len(zones.Networks) != 0 {
+		return errors.New("people have no zones and no networks")
+	}
 	for _, zone := range zones.DNS {
 		if !pki.ValidTrustDomain(zone) {
 			return fmt.Errorf("%q is no DNS zone", zone)
@@ -182,8 +195,8 @@ type Names struct {
 }
 
 // IssueLeaf makes the certificate of id for the key public. id must belong to
-// the issuer's authority. Names are for server roles only; every broker
-// carries the host of its site besides. lifetime is at most what id's class may
+// the issuer's authority. Names are for server roles only; every broker and
+// issuer carries the host of its site besides. lifetime is at most what id's class may
 // have, and the certificate ends with its issuer if that would end earlier.
 func IssueLeaf(issuer Issuer, id pki.Identity, public crypto.PublicKey, names Names, lifetime time.Duration, now time.Time) (*x509.Certificate, error) {
 	cert, err := issueLeaf(issuer, id, public, names, lifetime, now)
@@ -213,7 +226,10 @@ func issueLeaf(issuer Issuer, id pki.Identity, public crypto.PublicKey, names Na
 	if id.Role.Server() {
 		template.ExtKeyUsage = append(template.ExtKeyUsage, x509.ExtKeyUsageServerAuth)
 	}
-	if id.Role == pki.RoleBroker && !slices.Contains(template.DNSNames, id.Host()) {
+	// Who is asked for by the site's name. No other part carries it: foreign MQTT
+	// clients, which know no roles, would take it for the broker.
+	named := id.Role == pki.RoleBroker || id.Role == pki.RoleIssuer
+	if named && !slices.Contains(template.DNSNames, id.Host()) {
 		template.DNSNames = append(template.DNSNames, id.Host())
 	}
 	for _, ip := range names.IPs {
@@ -245,7 +261,7 @@ func setValidity(template, issuer *x509.Certificate, lifetime time.Duration, now
 		return fmt.Errorf("the issuer is valid from %s to %s only",
 			issuer.NotBefore.UTC().Format(time.RFC3339), issuer.NotAfter.UTC().Format(time.RFC3339))
 	}
-	template.NotBefore = now.Add(-backdating)
+	template.NotBefore = now.Add(-backdating(lifetime))
 	if template.NotBefore.Before(issuer.NotBefore) {
 		template.NotBefore = issuer.NotBefore
 	}
@@ -279,6 +295,17 @@ func sign(issuer Issuer, template *x509.Certificate, public crypto.PublicKey, ch
 		return nil, err
 	}
 	return create(template, issuer.Certificate, public, issuer.Signer)
+}
+
+// worthless returns template as a certificate that its own key signed, a key
+// that nobody has.
+func worthless(template *x509.Certificate) (*x509.Certificate, error) {
+	public, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("making a key to try with: %w", err)
+	}
+	template.SerialNumber = big.NewInt(1)
+	return create(template, template, public, key)
 }
 
 // create signs template for parent. That key is parent's, crypto/x509 checks

@@ -19,7 +19,7 @@ func TestWriteKey(t *testing.T) {
 	for _, role := range []pki.Role{pki.RoleSensor, pki.RoleBroker} {
 		key := must[crypto.Signer](t)(ca.NewKey(role))
 		path := filepath.Join(t.TempDir(), "key.pem")
-		if err := ca.WriteKey(path, key); err != nil {
+		if err := ca.WriteKey(path, key, nil); err != nil {
 			t.Fatal(err)
 		}
 		info, err := os.Stat(path)
@@ -40,7 +40,7 @@ func TestWriteKey(t *testing.T) {
 		}
 
 		// Nothing is ever written over, and what was there stays.
-		if err := ca.WriteKey(path, must[crypto.Signer](t)(ca.NewKey(role))); err == nil {
+		if err := ca.WriteKey(path, must[crypto.Signer](t)(ca.NewKey(role)), nil); err == nil {
 			t.Error("a key was written over another")
 		}
 		if now := must[[]byte](t)(os.ReadFile(path)); !bytes.Equal(now, written) {
@@ -59,16 +59,16 @@ func (token) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
 
 func TestWriteKeyLeavesNothingBehind(t *testing.T) {
 	directory := t.TempDir()
-	if err := ca.WriteKey(filepath.Join(directory, "key.pem"), token{}); err == nil {
+	if err := ca.WriteKey(filepath.Join(directory, "key.pem"), token{}, nil); err == nil {
 		t.Error("a key was written that cannot be")
 	}
 	key := must[crypto.Signer](t)(ca.NewKey(pki.RoleSensor))
-	if err := ca.WriteKey(filepath.Join(directory, "none", "key.pem"), key); err == nil {
+	if err := ca.WriteKey(filepath.Join(directory, "none", "key.pem"), key, nil); err == nil {
 		t.Error("a key was written into no directory")
 	}
 	link := filepath.Join(directory, "link.pem")
 	if err := os.Symlink(filepath.Join(directory, "target.pem"), link); err == nil {
-		if err := ca.WriteKey(link, key); err == nil {
+		if err := ca.WriteKey(link, key, nil); err == nil {
 			t.Error("a key was written through a symbolic link")
 		}
 		if err := os.Remove(link); err != nil {
