@@ -1,0 +1,103 @@
+package issuer
+
+import (
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"math/big"
+	"net/http"
+	"strings"
+	"time"
+
+	"levee/internal/issuance"
+	"levee/internal/wire"
+)
+
+// readOrder verifies an order as of now.
+func (s *Issuer) readOrder(raw []byte, now time.Time) (*issuance.SignedOrder, error) {
+	order, err := issuance.ParseOrder(raw, s.config.Root, s.config.Verifier, s.authority)
+	if err != nil {
+		return nil, refuse(http.StatusForbidden, ReasonOrder, "the order is malformed, of another site, or not signed by whom it needs").because(err)
+	}
+	if err := order.Fresh(now); err != nil {
+		return nil, refuse(http.StatusForbidden, ReasonOrder, "the order is not fresh").because(err)
+	}
+	if order.Leaf != nil && s.ledger.Revoked(order.Person, order.Leaf) {
+		return nil, refuse(http.StatusForbidden, ReasonRevoked, "the certificate that signed the order is revoked")
+	}
+	return order, nil
+}
+
+// carryOut does what an order says, once it is in the journal. It returns the
+// entry.
+func (s *Issuer) carryOut(raw []byte, now time.Time) (issuance.Entry, error) {
+	order, err := s.readOrder(raw, now)
+	if err != nil {
+		return issuance.Entry{}, err
+	}
+	s.deciding.Lock()
+	defer s.deciding.Unlock()
+	if s.ledger.carriedOut(order.ID) {
+		return issuance.Entry{}, refuse(http.StatusConflict, ReasonUsed, "the order was carried out before")
+	}
+	record := issuance.Record{Kind: issuance.Readmission, Order: raw}
+	switch order.Kind {
+	case issuance.Readmit:
+		_, record.Number = s.ledger.current()
+	case issuance.Revoke:
+		record.Kind = issuance.Revocation
+		if record.Number, err = s.checkRevocation(order, now); err != nil {
+			return issuance.Entry{}, err
+		}
+	default:
+		return issuance.Entry{}, refuse(http.StatusForbidden, ReasonOrder, "a token is used by joining")
+	}
+	e, err := s.record(record, now)
+	if err != nil {
+		return issuance.Entry{}, err
+	}
+	if record.Kind == issuance.Revocation {
+		select {
+		case s.changed <- struct{}{}:
+		default:
+		}
+	}
+	s.config.Log.Warn("order carried out", slog.String("kind", string(order.Kind)), slog.String("signer", order.Signer(s.authority.Site)),
+		slog.String("targets", strings.Join(order.Targets, " ")), slog.Bool("all", order.All), slog.String("serials", strings.Join(order.Serials, " ")),
+		slog.String("reason", order.Reason), slog.Uint64("entry", e.Index), slog.Uint64("number", e.Number))
+	s.see()
+	return e, nil
+}
+
+// checkRevocation refuses what must not be on the list, and returns the number
+// of the list that the order leads to.
+func (s *Issuer) checkRevocation(order *issuance.SignedOrder, now time.Time) (number uint64, err error) {
+	for _, id := range order.Identities {
+		if id == s.config.Identity {
+			return 0, refuse(http.StatusUnprocessableEntity, ReasonOrder,
+				"this issuer would sign the list of its own revocation, which nobody could believe: replace the issuer")
+		}
+	}
+	for _, text := range order.Serials {
+		var serial wire.ID
+		if serial.UnmarshalText([]byte(text)) != nil {
+			return 0, refuse(http.StatusUnprocessableEntity, ReasonOrder, "zero is no certificate's serial number")
+		}
+		if order.Leaf != nil && !s.ledger.ours(serial) {
+			return 0, refuse(http.StatusForbidden, ReasonOrder,
+				fmt.Sprintf("serial number %s was not issued here: the people's authority may revoke it, or revoke the identity", text))
+		}
+		if text == issuance.SerialText(s.config.Credentials.Current().Leaf().SerialNumber) {
+			return 0, refuse(http.StatusUnprocessableEntity, ReasonOrder, "this is the issuer's own certificate: replace the issuer")
+		}
+	}
+	list, number := s.ledger.preview(order, now)
+	text, err := json.Marshal(list)
+	if err != nil || len(list) > wire.MaxRevoked || len(text) > maxList {
+		return 0, refuse(http.StatusInsufficientStorage, ReasonFull,
+			fmt.Sprintf("the list would have %d entries and %d bytes: %d and %d at most", len(list), len(text), wire.MaxRevoked, maxList)).because(err)
+	}
+	return number, nil
+}
+
+func serialNumber(id wire.ID) *big.Int { return new(big.Int).SetBytes(id[:]) }
