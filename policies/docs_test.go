@@ -127,14 +127,16 @@ func automaticRows(p *Policy) []string {
 func TestDocumentedPayloads(t *testing.T) {
 	doc := readTopics(t)
 	for heading, payload := range map[string]any{
-		"CPU":        wire.CPU{},
-		"RAM":        wire.RAM{},
-		"Network":    wire.Network{},
-		"Alert":      wire.Alert{},
-		"Command":    wire.Command{},
-		"Parameters": wire.Parameters{},
-		"Status":     wire.Status{},
-		"Digest":     wire.Digest{},
+		"CPU":         wire.CPU{},
+		"RAM":         wire.RAM{},
+		"Network":     wire.Network{},
+		"Alert":       wire.Alert{},
+		"Command":     wire.Command{},
+		"Parameters":  wire.Parameters{},
+		"Status":      wire.Status{},
+		"Digest":      wire.Digest{},
+		"Revocations": wire.Revocations{},
+		"Revoked":     wire.Revoked{},
 	} {
 		_, section, ok := strings.Cut(doc, "\n### "+heading+"\n")
 		if !ok {

@@ -39,14 +39,19 @@ func verifyCommand() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "verify",
-		Short: "check log, signatures, MACs, segments and digests",
+		Short: "check log, signatures, certificates, MACs, segments and digests",
 		Long: `Check what the recorder kept: the tree and its signed checkpoint, the signature
-of every entry from the root, the MAC of every envelope with the recorder's
+of every entry from the root, every certificate that signed against the journals
+of what was issued and revoked, the MAC of every envelope with the recorder's
 keys, the segments, and every digest that a sender signed against what was kept.
 The recorder may be running.
 
 What is wrong is named: an entry of the log, or the path of a file. A gap is
 named too, and is not wrong by itself: a recorder that was down has seen nothing.
+Findings about certificates have a kind, which --json shows as well:
+certificate_not_issued (it signed a message, and no journal has it 15 minutes
+later), signed_after_revocation, and journal (lines that are wrong, missing, or
+contradict each other).
 
 Exit codes: 0 nothing is wrong; 3 something is, or a file that belongs to the
 record, or that the check rests on, was changed or is missing; 1 the check could
@@ -148,12 +153,20 @@ func printReport(out io.Writer, r *audit.Report, asJSON, withoutKeys bool) error
 log         %s
 tree        %d entries, root %s
 signatures  %d verified from the root
+issued      %d certificates, %d orders to revoke, %d to readmit, by the journals in the log
 MACs        %s
 segments    %d files, %d envelopes, of them %d signed and not in the log yet
 digests     %d confirmed over %d messages, %d contradicted, %d incomplete
 messages    %d missing, %d declared undelivered, %d unvouched, %d waiting for a digest
-`, r.Root, r.Document, r.Origin, r.Entries, r.RootHash, r.Signatures, macs, r.Segments, r.Envelopes, r.Unlogged,
+`, r.Root, r.Document, r.Origin, r.Entries, r.RootHash, r.Signatures,
+			r.Issued, r.Revoked, r.Readmitted, macs, r.Segments, r.Envelopes, r.Unlogged,
 			r.Confirmed, r.Vouched, r.Contradicted, r.Incomplete, r.Missing, r.Declared, r.Unvouched, r.Pending)
+		if r.AwaitingIssuance > 0 {
+			fmt.Fprintf(&b, "note: %d certificates began to sign so late that their journal may still be on its way\n", r.AwaitingIssuance)
+		}
+		for _, authority := range r.WithoutJournal {
+			fmt.Fprintf(&b, "note: the log holds no journal of %s: whether that issued the certificates of its signers was not checked\n", inert(authority))
+		}
 	}
 	for _, g := range r.Gaps[:min(len(r.Gaps), maxShown)] {
 		fmt.Fprintf(&b, "  %s: %s %s-%d to %d%s\n", g.What, g.Sender, g.Boot, g.First, g.Last, between(g))
@@ -167,7 +180,11 @@ messages    %d missing, %d declared undelivered, %d unvouched, %d waiting for a 
 		b.WriteString("WRONG:\n")
 	}
 	for _, f := range r.Findings[:min(len(r.Findings), maxShown)] {
-		fmt.Fprintf(&b, "  %s: %s\n", inert(f.Where), inert(f.What))
+		what := f.What
+		if f.Kind != "" {
+			what = f.Kind + ": " + what
+		}
+		fmt.Fprintf(&b, "  %s: %s\n", inert(f.Where), inert(what))
 	}
 	if n := r.Found - maxShown; n > 0 {
 		fmt.Fprintf(&b, "  and %d findings more: --json lists up to 1,000\n", n)

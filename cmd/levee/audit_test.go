@@ -91,6 +91,18 @@ func TestPrintReport(t *testing.T) {
 		}
 	}
 	text.Reset()
+	certificates := &audit.Report{Root: "abc", Issued: 12, Revoked: 3, Readmitted: 1, AwaitingIssuance: 2, WithoutJournal: []string{"ops.melb.bank.example"}, Found: 1,
+		Findings: []audit.Finding{{Where: "entry 7", What: "no journal has it", Kind: audit.KindNotIssued}}}
+	if err := printReport(&text, certificates, false, false); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"issued      12 certificates, 3 orders to revoke, 1 to readmit", "note: 2 certificates began to sign",
+		"note: the log holds no journal of ops.melb.bank.example", "entry 7: certificate_not_issued: no journal has it\n"} {
+		if !strings.Contains(text.String(), want) {
+			t.Errorf("it does not say %q:\n%s", want, &text)
+		}
+	}
+	text.Reset()
 	if err := printReport(&text, &audit.Report{Root: "abc"}, false, false); err != nil || !strings.Contains(text.String(), "nothing is wrong") {
 		t.Errorf("%v\n%s", err, &text)
 	}

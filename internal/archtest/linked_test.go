@@ -24,7 +24,7 @@ func TestLinkedModules(t *testing.T) {
 		t.Skip("the list is that of the Linux build")
 	}
 	var list bytes.Buffer
-	for _, binary := range []string{"levee", "levee-broker", "levee-sensor", "levee-monitor", "levee-controller", "levee-recorder", "levee-console"} {
+	for _, binary := range []string{"levee", "levee-broker", "levee-sensor", "levee-monitor", "levee-controller", "levee-recorder", "levee-console", "levee-issuer"} {
 		out, err := exec.Command("go", "list", "-deps", "-f", "{{with .Module}}{{.Path}}{{end}}", "levee/cmd/"+binary).Output()
 		if err != nil {
 			t.Fatal(err)

@@ -100,7 +100,7 @@ func newBank(t testing.TB) *bank {
 func (b *bank) closeSecrets(t testing.TB) {
 	t.Helper()
 	err := filepath.WalkDir(b.Dir, func(path string, d os.DirEntry, err error) error {
-		if err == nil && (filepath.Ext(path) == ".key" || filepath.Ext(path) == ".keys") {
+		if err == nil && (filepath.Ext(path) == ".key" || filepath.Ext(path) == ".keys" || filepath.Base(path) == "windows") {
 			err = os.Chmod(path, 0o600)
 		}
 		return err

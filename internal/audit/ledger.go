@@ -45,6 +45,7 @@ type logged struct {
 	index    int64
 	received int64 // ms since the epoch
 	time     int64 // ts
+	signer   int32 // of registry.signers
 	copied   bool  // it was found in a segment
 }
 

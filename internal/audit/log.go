@@ -66,7 +66,10 @@ func (a *audit) logFile(name string) string {
 // checkEntry checks one leaf. What is wrong with it is a finding, not an error:
 // the tree is checked to its end in any case.
 func (a *audit) checkEntry(index int64, raw []byte) error {
-	if err := a.checkLeaf(index, raw); err != nil {
+	err := a.checkLeaf(index, raw)
+	if wrong := (journalError{}); errors.As(err, &wrong) {
+		a.report.findKind(KindJournal, entryName(index), "%v", err)
+	} else if err != nil {
 		a.report.find(entryName(index), "%v", err)
 	}
 	return nil
@@ -79,8 +82,12 @@ func (a *audit) checkLeaf(index int64, raw []byte) error {
 	if err != nil {
 		return err
 	}
-	if l.Kind != leaf.KindMessage || l.Verdict != envelope.Accepted.String() {
+	if l.Kind == leaf.KindGrant || l.Verdict != envelope.Accepted.String() {
 		return fmt.Errorf("a %s with the verdict %q is nothing that this version keeps", l.Kind, l.Verdict)
+	}
+	a.latest = max(a.latest, l.Received)
+	if l.Kind != leaf.KindMessage {
+		return a.checkLine(index, l)
 	}
 	a.newest = max(a.newest, l.Received)
 	m, topic, err := a.open(l.Data, l.Received)
@@ -95,11 +102,12 @@ func (a *audit) checkLeaf(index int64, raw []byte) error {
 
 // checkMessage checks what an entry's envelope says beyond its form.
 func (a *audit) checkMessage(index, received int64, m *envelope.Message, topic wire.Topic) error {
-	if err := a.checkSignature(m); err != nil {
+	signer, err := a.checkSignature(m, func() string { return entryName(index) }, received)
+	if err != nil {
 		return err
 	}
 	b := a.ledger.of(topic.Sender(), m.Nonce.Boot)
-	again, err := b.log(m.Nonce.Seq, logged{sum: sha256.Sum256(m.Raw), index: index, received: received, time: m.Time})
+	again, err := b.log(m.Nonce.Seq, logged{sum: sha256.Sum256(m.Raw), index: index, received: received, time: m.Time, signer: signer})
 	if err != nil || again || topic.Kind != wire.KindDigest {
 		return err
 	}

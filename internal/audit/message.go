@@ -16,7 +16,7 @@ import (
 // it was received, in ms since the epoch.
 func (a *audit) open(raw []byte, received int64) (m envelope.Message, topic wire.Topic, err error) {
 	if a.Keys != nil {
-		m, err = envelope.Open(raw, envelope.MaxBackfill, a.Keys.Find)
+		m, err = a.Keys.Open(raw, envelope.MaxBackfill)
 	} else {
 		m, err = envelope.Parse(raw, envelope.MaxBackfill)
 	}
@@ -47,18 +47,20 @@ func (a *audit) open(raw []byte, received int64) (m envelope.Message, topic wire
 }
 
 // checkSignature verifies the signature from the root as of the message's own
-// time, and that the key is the one pinned, where the site document pins any.
-func (a *audit) checkSignature(m *envelope.Message) error {
+// time, and that the key is the one pinned, where the site document pins any. It
+// notes who signed, and returns the signer's number. where is asked for if this
+// is the signer's first message.
+func (a *audit) checkSignature(m *envelope.Message, where func() string, received int64) (signer int32, err error) {
 	id, certificate, err := m.VerifySignature(a.chains, time.UnixMilli(m.Time))
 	if err != nil {
-		return fmt.Errorf("its signature is not good (%s)", envelope.ReasonOf(err).String())
+		return 0, fmt.Errorf("its signature is not good (%s)", envelope.ReasonOf(err).String())
 	}
 	match, pinned := a.Document.Pinned(id.Sender(), certificate)
 	if (pinned || id.Role == pki.RoleMonitor || id.Role == pki.RoleApprover) && !match {
-		return errors.New("it is signed with a key that the site document does not pin")
+		return 0, errors.New("it is signed with a key that the site document does not pin")
 	}
 	a.report.Signatures++
-	return nil
+	return a.registry.signed(id, certificate, where, received), nil
 }
 
 // chains verifies certificate chains and remembers those that were good. The

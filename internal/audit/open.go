@@ -50,11 +50,11 @@ func Open(o Options) (Config, error) {
 	}
 	files := c.Files
 	if files.Bundle == "" || files.State == "" || files.Watermark == "" {
-		return c, Finding{o.Config, "does not name bundle, state and watermark"}
+		return c, Finding{Where: o.Config, What: "does not name bundle, state and watermark"}
 	}
 	for _, named := range []string{string(files.Bundle), string(files.State), filepath.Dir(string(files.Watermark))} {
 		if _, err := os.Stat(named); errors.Is(err, fs.ErrNotExist) {
-			return c, Finding{o.Config, fmt.Sprintf("names %q, which does not exist", named)}
+			return c, Finding{Where: o.Config, What: fmt.Sprintf("names %q, which does not exist", named)}
 		}
 	}
 	if err := c.checkSums(o.WithoutKeys); err != nil {
@@ -72,7 +72,7 @@ func Open(o Options) (Config, error) {
 		return c, wrong(path, err)
 	}
 	if _, kid := ring.Own(); kid.Site != c.Document.Site || kid.Role != string(pki.RoleRecorder) {
-		return c, Finding{path, fmt.Sprintf("is of %s, not of a recorder of %s", kid.Sender(), c.Document.Site)}
+		return c, Finding{Where: path, What: fmt.Sprintf("is of %s, not of a recorder of %s", kid.Sender(), c.Document.Site)}
 	}
 	c.Keys = ring
 	return c, nil
@@ -91,7 +91,7 @@ func (c *Config) openTrust(trusted string) error {
 			return err
 		}
 		if !own.Equal(root) {
-			return Finding{path, "is not the root in " + trusted}
+			return Finding{Where: path, What: "is not the root in " + trusted}
 		}
 	}
 	trustDomain, err := pki.TrustDomain(root)
@@ -99,7 +99,7 @@ func (c *Config) openTrust(trusted string) error {
 		return wrong(path, err)
 	}
 	if pki.IsEvaluation(root) && !c.Files.Evaluation {
-		return Finding{c.Source, "does not say evaluation: true, and " + path + " was made for evaluation"}
+		return Finding{Where: c.Source, What: "does not say evaluation: true, and " + path + " was made for evaluation"}
 	}
 	v, err := pki.NewVerifier(pki.VerifierConfig{Root: root, TrustDomain: trustDomain, AllowEvaluation: c.Files.Evaluation})
 	if err != nil {
@@ -113,13 +113,13 @@ func (c *Config) openTrust(trusted string) error {
 	}
 	statement, err := envelope.ParseStatement(raw, site.MaxDocument)
 	if err != nil {
-		return Finding{path, fmt.Sprintf("is no site document (%s)", envelope.ReasonOf(err).String())}
+		return Finding{Where: path, What: fmt.Sprintf("is no site document (%s)", envelope.ReasonOf(err).String())}
 	}
 	if c.Document, err = site.ParseDocument(raw, root, v, time.UnixMilli(statement.Time)); err != nil {
 		return wrong(path, err)
 	}
 	if c.Document.LogKey == "" {
-		return Finding{path, "names no log key"}
+		return Finding{Where: path, What: "names no log key"}
 	}
 	path = filepath.Join(string(c.Files.Bundle), site.FilePolicy)
 	text, err := durable.ReadFile(path, policies.MaxBytes)
@@ -130,7 +130,7 @@ func (c *Config) openTrust(trusted string) error {
 		return wrong(path, err)
 	}
 	if site.HashText(c.Policy.Hash()) != c.Document.PolicyHash {
-		return Finding{path, "is not the policy that the site document names"}
+		return Finding{Where: path, What: "is not the policy that the site document names"}
 	}
 	return nil
 }
@@ -141,7 +141,7 @@ func (c *Config) checkSums(withoutKeys bool) error {
 	files := c.Files
 	list, err := durable.ReadFile(files.Sums(), 4<<10)
 	if errors.Is(err, fs.ErrNotExist) {
-		return Finding{files.Sums(), "is not there; " + c.Source + " names the directory"}
+		return Finding{Where: files.Sums(), What: "is not there; " + c.Source + " names the directory"}
 	}
 	if err != nil {
 		return wrong(files.Sums(), err)
@@ -149,7 +149,7 @@ func (c *Config) checkSums(withoutKeys bool) error {
 	names := records.Summed()
 	lines := strings.SplitAfter(string(list), "\n")
 	if len(lines) != len(names)+1 || lines[len(names)] != "" {
-		return Finding{files.Sums(), fmt.Sprintf("does not list %s, a line each", strings.Join(names, ", "))}
+		return Finding{Where: files.Sums(), What: fmt.Sprintf("does not list %s, a line each", strings.Join(names, ", "))}
 	}
 	for i, name := range names {
 		if name == site.FileKeys && withoutKeys {
@@ -161,7 +161,7 @@ func (c *Config) checkSums(withoutKeys bool) error {
 			return wrong(path, err)
 		}
 		if records.Sum(name, content) != lines[i] {
-			return Finding{path, "is not what " + files.Sums() + " lists: one of the two was changed"}
+			return Finding{Where: path, What: "is not what " + files.Sums() + " lists: one of the two was changed"}
 		}
 	}
 	return nil
@@ -176,5 +176,5 @@ func wrong(path string, err error) error {
 	if errors.As(err, &unreadable) && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return Finding{path, err.Error()}
+	return Finding{Where: path, What: err.Error()}
 }

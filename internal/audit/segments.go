@@ -102,7 +102,7 @@ func (a *audit) checkSegment(ctx context.Context, path string) error {
 		case err == nil:
 			reads = 0
 			last = max(last, record.Received)
-			logged, err := a.checkRecord(record)
+			logged, err := a.checkRecord(path, record)
 			if err != nil {
 				a.report.find(path, "record %d: %v", number, err)
 			} else if !logged && a.ledger.ready {
@@ -130,7 +130,7 @@ func (a *audit) checkSegment(ctx context.Context, path string) error {
 
 // checkRecord checks one record. It reports whether the log holds it, if it is
 // signed; what is not signed is not for the log.
-func (a *audit) checkRecord(r segment.Record) (isLogged bool, err error) {
+func (a *audit) checkRecord(path string, r segment.Record) (isLogged bool, err error) {
 	if r.Verdict != 0 {
 		return false, fmt.Errorf("verdict %d is none of this version", r.Verdict)
 	}
@@ -139,14 +139,19 @@ func (a *audit) checkRecord(r segment.Record) (isLogged bool, err error) {
 		return false, err
 	}
 	a.report.Envelopes++
+	a.latest = max(a.latest, r.Received)
 	sum := sha256.Sum256(m.Raw)
 	b := a.ledger.of(topic.Sender(), m.Nonce.Boot)
 	if m.Signed() {
 		if found, err := b.copied(m.Nonce.Seq, sum); found || err != nil {
 			return true, err
 		}
-		if err := a.checkSignature(&m); err != nil {
+		signer, err := a.checkSignature(&m, func() string { return path }, r.Received)
+		if err != nil {
 			return false, err
+		}
+		if at, late := a.after(signer, m.Time); late && a.ledger.ready {
+			a.findRevoked(path, signer, m.Time, at)
 		}
 	}
 	return !m.Signed(), a.ledger.keep(b, m.Nonce.Seq, kept{sum: sum, time: m.Time, signed: m.Signed()})

@@ -9,6 +9,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"path/filepath"
+	"time"
 
 	"levee/internal/config"
 	"levee/internal/site"
@@ -21,9 +22,18 @@ const (
 	// FileNewLog says that the log was never made. The start that makes it
 	// removes the file.
 	FileNewLog = "new-log"
+	// FileMachines and FilePeople are the deployer's journals of what the
+	// site's two authorities issued (docs/issuing.md).
+	FileMachines = "issued.machine"
+	FilePeople   = "issued.people"
 	// FileSums holds SHA-256 of Summed, as sha256sum(1) writes and checks it.
 	FileSums = "SHA256SUMS"
 )
+
+// ImportOverdue is how long what was issued may take to reach the log. The
+// recorder asks each minute, and raises an alarm after this; an auditor expects
+// no certificate in the log earlier.
+const ImportOverdue = 15 * time.Minute
 
 // NewLog is the content of FileNewLog.
 const NewLog = "The first start of this recorder makes its log and removes this file.\n"
@@ -53,6 +63,9 @@ type Settings struct {
 	// Watermark is the file that notes the log's newest checkpoint, away from
 	// the log.
 	Watermark config.Path `yaml:"watermark"`
+	// MetricsListen is the loopback address and port where GET /metrics is
+	// answered; nothing listens if it is absent.
+	MetricsListen string `yaml:"metrics_listen,omitempty"`
 }
 
 // Log is the directory of the transparency log.
@@ -60,6 +73,9 @@ func (s Settings) Log() string { return filepath.Join(string(s.State), "log") }
 
 // Segments is the directory of the segments.
 func (s Settings) Segments() string { return filepath.Join(string(s.State), "segments") }
+
+// Imported notes how far the journals were imported into the log.
+func (s Settings) Imported() string { return filepath.Join(string(s.State), "imported") }
 
 // LogKey is the log's signing key.
 func (s Settings) LogKey() string { return filepath.Join(string(s.Bundle), FileLogKey) }

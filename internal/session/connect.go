@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -14,6 +15,7 @@ import (
 
 	mqtt "github.com/eclipse/paho.mqtt.golang"
 
+	"levee/internal/clocks"
 	"levee/internal/wire"
 	"levee/pki"
 )
@@ -58,14 +60,18 @@ func (s *Session) stayConnected(ctx context.Context) {
 	brokers := s.config.Bundle.Document.Brokers
 	for attempt := 0; ctx.Err() == nil; attempt++ {
 		broker := brokers[attempt%len(brokers)]
-		up, err := s.connection(ctx, broker.Address, digest.C)
+		var up time.Duration
+		l, err := s.establish(ctx, broker.Address, s.clientID)
+		if err == nil {
+			up, err = s.serve(ctx, l, digest.C)
+		}
 		s.online.Store(false)
 		if ctx.Err() != nil {
 			return
 		}
 		wait := pause.after(up)
-		s.config.Log.Warn("not connected", slog.String("broker", broker.Name), slog.Any("error", err),
-			slog.Duration("retry_in", wait.Round(time.Millisecond)))
+		attrs := []any{slog.String("broker", broker.Name), slog.Any("error", err), slog.Duration("retry_in", wait.Round(time.Millisecond))}
+		s.config.Log.Warn("not connected", append(attrs, s.clockTrouble(err, up)...)...)
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
@@ -73,44 +79,118 @@ func (s *Session) stayConnected(ctx context.Context) {
 	}
 }
 
-// connection runs from dial to loss, or until ctx ends and everything is sent,
-// and returns how long it was up. A fresh client each time: what the library
-// would keep and resend by itself is the outbox's business.
-func (s *Session) connection(ctx context.Context, address string, digest <-chan time.Time) (up time.Duration, err error) {
-	conn, err := dial(ctx, address, s.tlsConfig())
-	if err != nil {
-		return 0, fmt.Errorf("dialling: %w", err)
+// soon is how short after a message the end of a connection may have to do with
+// it.
+const soon = 2 * time.Second
+
+// clockTrouble returns what the end of a connection may have to do with clocks.
+// MQTT 3.1.1 has no word for it: a broker that refuses a message for its time
+// acknowledges it or closes, and says why in its own log alone.
+func (s *Session) clockTrouble(err error, up time.Duration) (attrs []any) {
+	now := time.Now()
+	own := func() []*x509.Certificate {
+		c := s.config.Bundle.Credentials.Current()
+		return []*x509.Certificate{c.Leaf(), c.Issuer(), s.config.Bundle.Root}
 	}
-	lost := make(chan error, 1)
-	l := &link{conn: conn, client: mqtt.NewClient(s.options(conn, lost)), lost: lost}
-	defer l.close()
-	if _, err := l.do(ctx, l.client.Connect); err != nil {
-		return 0, fmt.Errorf("connecting: %w", err)
+	if text := clocks.CertificateTrouble(err, own, now); text != "" {
+		attrs = append(attrs, slog.String("detail", text))
 	}
-	if err := l.subscribe(ctx, s.config.Filters); err != nil {
-		return 0, err
+	if after := now.Sub(s.sent); len(attrs) > 0 || up > 0 && after < soon {
+		if len(attrs) == 0 {
+			attrs = append(attrs, slog.Duration("after_a_message", after.Round(time.Millisecond)))
+		}
+		attrs = append(attrs, slog.String("own_clock", s.kernel.String()))
 	}
-	began := time.Now()
-	s.online.Store(true)
-	s.once.Do(func() { close(s.ready) })
-	s.config.Log.Info("connected", slog.String("broker", address), slog.String("client", s.clientID),
-		slog.Int("filters", len(s.config.Filters)))
-	if s.outbox != nil {
-		err = s.deliver(ctx, l, digest)
-	} else if err = l.ended(ctx); ctx.Err() != nil {
-		l.client.Disconnect(quiesce)
-	}
-	return time.Since(began), err
+	return attrs
 }
 
-// deliver sends what the outbox holds until the connection ends, or ctx does.
-func (s *Session) deliver(ctx context.Context, l *link, digest <-chan time.Time) error {
+// establish dials, connects and subscribes. A fresh client each time: what the
+// library would keep and resend by itself is the outbox's business.
+func (s *Session) establish(ctx context.Context, address, clientID string) (_ *link, err error) {
+	_, renewed := s.config.Bundle.Credentials.Watch()
+	conn, err := dial(ctx, address, s.tlsConfig())
+	if err != nil {
+		return nil, fmt.Errorf("dialling: %w", err)
+	}
+	lost := make(chan error, 1)
+	l := &link{address: address, clientID: clientID, conn: conn, client: mqtt.NewClient(s.options(conn, lost, clientID)), lost: lost, renewed: renewed}
+	defer func() {
+		if err != nil {
+			l.close()
+		}
+	}()
+	if _, err := l.do(ctx, l.client.Connect); err != nil {
+		return nil, fmt.Errorf("connecting: %w", err)
+	}
+	if err := l.subscribe(ctx, s.filters); err != nil {
+		return nil, err
+	}
+	s.online.Store(true)
+	s.once.Do(func() { close(s.ready) })
+	s.config.Log.Info("connected", slog.String("broker", address), slog.String("client", clientID),
+		slog.Int("filters", len(s.filters)))
+	return l, nil
+}
+
+// serve runs until the connection is lost, or until ctx ends and everything is
+// sent, and returns how long it was up.
+func (s *Session) serve(ctx context.Context, l *link, digest <-chan time.Time) (up time.Duration, err error) {
+	began := time.Now()
+	defer func() { l.close() }()
+	if s.outbox == nil {
+		if err = l.ended(ctx); ctx.Err() != nil {
+			l.client.Disconnect(quiesce)
+		}
+		return time.Since(began), err
+	}
 	s.outbox.again()
+	for {
+		next, err := s.deliver(ctx, l, digest)
+		if next == nil {
+			return time.Since(began), err
+		}
+		// Whatever was published before the new connection had subscribed
+		// has come by the old one, or is on its way.
+		l.client.Disconnect(quiesce)
+		l.close()
+		l = next
+	}
+}
+
+// handoverRetry is how long to wait before another attempt to change
+// connections.
+const handoverRetry = 5 * time.Second
+
+// handOver makes the connection that takes the place of l, with the credential
+// that was renewed. Both are open for a moment, and what comes by both the
+// replay windows take once. For that the two have different client identifiers:
+// the broker lets a machine have both only while one has a newer certificate.
+func (s *Session) handOver(ctx context.Context, l *link) (*link, error) {
+	other := s.clientID
+	if l.clientID == other {
+		other += handoverSuffix
+	}
+	return s.establish(ctx, l.address, other)
+}
+
+// handoverSuffix ends the client identifier of every second connection of a
+// machine that renews its certificate.
+const handoverSuffix = "_1"
+
+// deliver sends what the outbox holds until the connection ends, or ctx does,
+// or another connection takes its place: that is next then.
+func (s *Session) deliver(ctx context.Context, l *link, digest <-chan time.Time) (next *link, err error) {
 	sending := context.WithoutCancel(ctx)
+	renewed := l.renewed
+	var again <-chan time.Time
+	listed := s.listed()
+	if err := s.checkBroker(l); err != nil { // a list may have come since the handshake
+		return nil, err
+	}
 	for {
 		sent, err := s.send(sending, l)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if sent {
 			// There may be more, but neither the end nor a digest waits for it.
@@ -121,14 +201,28 @@ func (s *Session) deliver(ctx context.Context, l *link, digest <-chan time.Time)
 		}
 		select {
 		case <-s.outbox.wake:
+		case <-listed:
+			listed = s.listed()
+			if err := s.checkBroker(l); err != nil {
+				return nil, err
+			}
 		case now := <-digest:
 			s.digest(now)
+		case <-renewed:
+			if next, err := s.handOver(ctx, l); err == nil {
+				return next, nil
+			} else if ctx.Err() == nil {
+				s.config.Log.Warn("no connection with the renewed certificate yet", slog.Any("error", err), slog.Duration("retry_in", handoverRetry))
+			}
+			renewed, again = nil, time.After(handoverRetry)
+		case <-again:
+			renewed, again = l.renewed, nil
 		case err := <-l.lost:
-			return cmp.Or(l.cause(), err)
+			return nil, cmp.Or(l.cause(), err)
 		case <-l.conn.closed:
-			return l.reason(errClosed)
+			return nil, l.reason(errClosed)
 		case <-ctx.Done():
-			return s.drain(sending, l)
+			return nil, s.drain(sending, l)
 		}
 	}
 }
@@ -163,6 +257,7 @@ func (s *Session) send(ctx context.Context, l *link) (sent bool, err error) {
 	if !ok {
 		return false, nil
 	}
+	s.sent = time.Now()
 	if _, err := l.do(ctx, func() mqtt.Token { return l.client.Publish(out.name, 1, false, out.raw) }); err != nil {
 		return false, fmt.Errorf("publishing on %s: %w", out.name, err)
 	}
@@ -182,11 +277,11 @@ func (s *Session) digestTopic() string {
 	return wire.Topic{Kind: wire.KindDigest, Site: id.Site, Role: string(id.Role), Name: id.Name}.String()
 }
 
-func (s *Session) options(conn net.Conn, lost chan<- error) *mqtt.ClientOptions {
+func (s *Session) options(conn net.Conn, lost chan<- error, clientID string) *mqtt.ClientOptions {
 	o := mqtt.NewClientOptions()
 	o.AddBroker("tls://broker") // never dialled: the library wants to be told one
 	o.SetCustomOpenConnectionFn(func(*url.URL, mqtt.ClientOptions) (net.Conn, error) { return conn, nil })
-	o.SetProtocolVersion(4).SetClientID(s.clientID).SetCleanSession(true).SetOrderMatters(true)
+	o.SetProtocolVersion(4).SetClientID(clientID).SetCleanSession(true).SetOrderMatters(true)
 	o.SetKeepAlive(keepAlive).SetPingTimeout(keepAlive / 2).SetConnectTimeout(ackTimeout).SetWriteTimeout(writeTimeout)
 	o.SetAutoReconnect(false).SetConnectRetry(false).SetStore(mqtt.NewOrderedMemoryStore())
 	// The one handler: a route for each filter would hand on a message once
@@ -207,7 +302,7 @@ func (s *Session) options(conn net.Conn, lost chan<- error) *mqtt.ClientOptions 
 func (s *Session) tlsConfig() *tls.Config {
 	b := s.config.Bundle
 	host := pki.Authority{TrustDomain: b.Identity.TrustDomain, Site: b.Identity.Site, Class: pki.ClassMachine}.Host()
-	return pki.ClientConfig(b.Credentials, b.Verifier, host, s.acceptBroker)
+	return pki.ClientConfig(b.Credentials, s.verifier, host, s.acceptBroker)
 }
 
 // acceptBroker refuses every server that is not a broker of our own site.
@@ -220,9 +315,11 @@ func (s *Session) acceptBroker(peer pki.Identity) error {
 
 // link is one connection and its client.
 type link struct {
-	conn   *guarded
-	client mqtt.Client
-	lost   <-chan error // told once, by the library
+	address, clientID string
+	conn              *guarded
+	client            mqtt.Client
+	lost              <-chan error    // told once, by the library
+	renewed           <-chan struct{} // closed when there is a newer credential than this connection's
 }
 
 // close ends the connection and gives the library time to stop its goroutines.

@@ -69,7 +69,7 @@ func TestConnectAndPublish(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tracker.Add("melb/sensor/web-1", m.Nonce, p.raw)
+	tracker.Add("melb/sensor/web-1", m.Nonce, p.raw, m.Signed())
 	if r := tracker.Settle("melb/sensor/web-1", digest); r.Outcome != confirm.Confirmed || r.Seen != 1 {
 		t.Errorf("the digest says %+v", r)
 	}

@@ -4,8 +4,8 @@
 //
 // It guarantees that a handler sees only what it asked for, and only after
 // every check of docs/envelope.md that this part can make: size, key and MAC
-// where it holds the key, grammar, topic, sender, generation, signature and pin
-// where the class is signed, freshness, replay. Each refusal is counted by its
+// where it holds the key, grammar, topic, sender, generation, signature,
+// revocation and pin where the class is signed, freshness, replay. Each refusal is counted by its
 // reason and logged. A broker that is captured can withhold messages; it
 // cannot make this process panic, hang or grow without bound.
 //
@@ -13,6 +13,10 @@
 // lost connection while it is fresh, and signs digests of what it sent, in
 // which it declares what it had to drop. A message in a digest was acknowledged
 // by a broker, which does not mean that anybody received it.
+//
+// A machine's session subscribes to the site's lists of revocations by itself,
+// and leaves a broker that is revoked. That nothing newer was revoked it cannot
+// know: package revocation tells when its list is stale.
 //
 // It does not guarantee delivery: who needs an answer asks again until it
 // comes. It does not judge what a message says.

@@ -1,11 +1,14 @@
 package session
 
 import (
+	"crypto/hkdf"
+	"crypto/sha256"
 	"strings"
 	"testing"
 	"time"
 
 	"levee/envelope"
+	"levee/envelope/replay"
 	"levee/internal/site"
 	"levee/internal/wire"
 	"levee/pki"
@@ -252,7 +255,9 @@ func TestWindowsOutliveTheSession(t *testing.T) {
 func TestWindowsFull(t *testing.T) {
 	now := time.Now()
 	r := openSession(t, identity("melb", pki.RoleOperator, "ann"), nil).receiver
-	for i := range maxSeen {
+	const room = 32 // for those that nothing vouches for, and as many for the others
+	r.windows = replay.New(2 * room)
+	for i := range room {
 		name := "s" + strings.ReplaceAll(time.Duration(i).String(), "µ", "u")
 		name = strings.NewReplacer(".", "-", "ns", "").Replace(name)
 		topic := "melb/bank_server/metrics/ram/" + name
@@ -349,6 +354,89 @@ func TestInventedReadingsDoNotHideDigests(t *testing.T) {
 	}
 }
 
+// An acknowledgement counts for its peer alone, under the key of that: who has
+// no use for it does not take it for a reading that waits for a digest.
+func TestAcknowledgements(t *testing.T) {
+	now := time.Now()
+	topic := "melb/bank_server/acks/rec-1/sensor/web-1"
+	rec := newSender(t, identity("melb", pki.RoleRecorder, "rec-1"))
+	web := newSender(t, identity("melb", pki.RoleSensor, "web-1"))
+	ack := func(secret []byte, options ...func(*envelope.Header, **envelope.Signer)) []byte {
+		rec.secret = secret
+		return rec.reseal(rec.message(topic, &ram, now, options...), "41.5", "7.5")
+	}
+	derived, err := hkdf.Key(sha256.New, web.secret, []byte("levee/v1"), "ack\x00", 32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	peer := openSession(t, identity("melb", pki.RoleSensor, "web-1"), func(c *Config) { c.Handle = func(Delivery) {} }).receiver
+	other := openSession(t, identity("melb", pki.RoleSensor, "web-2"), nil).receiver
+	reads := openSession(t, identity("melb", pki.RoleMonitor, "m1"), nil).receiver // it holds the key of the peer's role
+	person := openSession(t, identity("melb", pki.RoleOperator, "ann"), nil).receiver
+	for _, r := range []*receiver{&other, &reads, &person} {
+		r.filters = []string{"#"} // a captured broker brings what nobody asked for
+	}
+	for _, test := range []struct {
+		name     string
+		receiver *receiver
+		raw      []byte
+		want     envelope.Reason
+	}{
+		{"to its peer", &peer, ack(derived), envelope.Accepted},
+		{"under no key", &peer, ack(make([]byte, 32)), envelope.BadMAC},
+		{"under the peer's own key", &peer, ack(web.secret), envelope.BadMAC},
+		{"of another sender", &peer, ack(derived, func(h *envelope.Header, _ **envelope.Signer) { h.KeyID = web.kid }), envelope.BadSender},
+		{"to another sensor", &other, ack(derived), envelope.UnknownKey},
+		{"to one that holds the role key", &reads, ack(derived), envelope.UnknownKey},
+		{"to a person", &person, ack(derived), envelope.UnknownKey},
+		{"to a person, signed", &person, ack(derived, rec.signed), envelope.UnknownKey},
+	} {
+		d, got := verdict(test.receiver, topic, test.raw, now)
+		if got != test.want || got == envelope.Accepted && d.Proof != ProofMAC {
+			t.Errorf("%s: %s, proof %v", test.name, got.String(), d.Proof)
+		}
+	}
+}
+
+// Windows that are closed, or whose file failed, take nothing.
+func TestClosedWindows(t *testing.T) {
+	now := time.Now()
+	s := openSession(t, identity("melb", pki.RoleMonitor, "m1"), nil)
+	web := newSender(t, identity("melb", pki.RoleSensor, "web-1"))
+	if err := s.receiver.windows.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, got := verdict(&s.receiver, ramTopic, web.message(ramTopic, &ram, now), now); got != envelope.WindowsFailed {
+		t.Errorf("a reading: %s", got.String())
+	}
+}
+
+// A thief with a fast clock that starts anew all the time is found out by what
+// the honest sender goes on sending.
+func TestFastClone(t *testing.T) {
+	now := time.Now()
+	r := openSession(t, identity("melb", pki.RoleMonitor, "m1"), nil).receiver
+	web := newSender(t, identity("melb", pki.RoleSensor, "web-1"))
+	honest := web.boot
+	send := func(at, ts time.Time, boot uint64) envelope.Reason {
+		_, got := verdict(&r, ramTopic, web.message(ramTopic, &ram, ts, booted(boot)), at)
+		return got
+	}
+	if got := send(now, now, honest); got != envelope.Accepted {
+		t.Fatal(got.String())
+	}
+	for i := range 3 {
+		at := now.Add(time.Duration(i) * 25 * time.Second)
+		ahead := at.Add(29 * time.Second)
+		if got := send(at, ahead, uint64(ahead.UnixMilli())); got != envelope.Accepted {
+			t.Fatalf("the thief's start %d: %s", i, got.String())
+		}
+		if got := send(at.Add(time.Second), at.Add(time.Second), honest); got != envelope.Cloned {
+			t.Errorf("the honest sender a second after start %d: %s", i, got.String())
+		}
+	}
+}
+
 // Who judges readings refuses one that it cannot check.
 func TestJudgeWithoutTheKey(t *testing.T) {
 	now := time.Now()
@@ -405,7 +493,7 @@ func TestMatches(t *testing.T) {
 // The log of refusals is bounded, whatever arrives, and its counts are not.
 func TestTally(t *testing.T) {
 	log := new(logBuffer)
-	y := newTally(log.logger())
+	y := newTally(log.logger(), 30*time.Second)
 	at := time.Unix(1000, 0)
 	for i := range 100 {
 		y.refuse(Refusal{Name: "a/b", Reason: envelope.BadMAC, Received: at.Add(time.Duration(i) * 10 * time.Millisecond)})

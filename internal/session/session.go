@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,15 +15,16 @@ import (
 	"levee/envelope"
 	"levee/envelope/keys"
 	"levee/envelope/replay"
+	"levee/internal/clocks"
+	"levee/internal/renewal"
 	"levee/internal/site"
 	"levee/internal/wire"
 	"levee/pki"
+	"levee/pki/revocation"
 	"levee/policies"
 )
 
 const (
-	// maxSeen bounds the replay windows of a person's session.
-	maxSeen = 4096
 	// maxInbox and maxInboxBytes bound what waits to be checked.
 	maxInbox      = 4096
 	maxInboxBytes = 16 << 20
@@ -33,9 +35,10 @@ const (
 // Config is what a session needs.
 type Config struct {
 	Bundle *site.Bundle
-	// Filters are subscribed to on every connection, and nothing else is let
-	// in. Policy must grant each; one that the broker refuses all the same
-	// fails the connection, loudly.
+	// Filters are subscribed to on every connection, and nothing else is
+	// handed on. Policy must grant each; one that the broker refuses all the
+	// same fails the connection, loudly. Lists of revocations the session
+	// subscribes to by itself, where policy grants them.
 	Filters []string
 	// Handle receives every message that passed, one at a time, until Run or
 	// Around returns: also while the session drains.
@@ -54,15 +57,22 @@ type Config struct {
 type Session struct {
 	config   Config
 	clientID string
+	filters  []string // subscribed to
+	verifier *pki.Verifier
 	receiver receiver
 	outbox   *outbox // nil for people: they hold no key to seal with
 	rights   *policies.Rights
 	inbox    chan inbound
 	held     atomic.Int64 // bytes in inbox
 	refusals *tally
+	clocks   *clocks.Watch
+	kernel   *clocks.Kernel
+	renewal  *renewal.Renewal // nil for people: they carry what they are given
+	accepted atomic.Uint64
 	overflow atomic.Uint64
 	dropped  atomic.Uint64
 	online   atomic.Bool
+	sent     time.Time     // when the last message was handed to a connection; of stayConnected alone
 	ready    chan struct{} // closed at the first connection
 	once     sync.Once
 	close    func() error
@@ -93,9 +103,9 @@ func open(c Config, now time.Time) (*Session, error) {
 	case c.Digest != 0 && c.Digest < time.Second:
 		return nil, errors.New("its digest interval is below a second")
 	}
-	id := c.Bundle.Identity
-	s := &Session{config: c, clientID: id.ClientID(), rights: c.Bundle.Policy.Rights(id), inbox: make(chan inbound, maxInbox),
-		refusals: newTally(c.Log), ready: make(chan struct{})}
+	id, skew := c.Bundle.Identity, c.Bundle.Policy.Skew()
+	s := &Session{config: c, filters: c.Filters, verifier: c.Bundle.Verifier, clientID: id.ClientID(), rights: c.Bundle.Policy.Rights(id), inbox: make(chan inbound, maxInbox),
+		refusals: newTally(c.Log, skew), clocks: clocks.NewWatch(skew, c.Log), kernel: clocks.NewKernel(c.Log), ready: make(chan struct{})}
 	for _, f := range c.Filters {
 		if !s.rights.MaySubscribe(f) {
 			return nil, fmt.Errorf("policy does not let a %s subscribe to %q", id.Role, f)
@@ -114,13 +124,16 @@ func open(c Config, now time.Time) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	skew := c.Bundle.Policy.Skew()
-	s.receiver = receiver{site: id.Site, filters: c.Filters, policy: c.Bundle.Policy, document: c.Bundle.Document,
-		verifier: c.Bundle.Verifier, keys: ring, judges: len(c.Bundle.Policy.KeyRoles(id.Role)) > 0, skew: skew}
+	revocations, err := s.openRevocations(now)
+	if err != nil {
+		return nil, err
+	}
+	s.receiver = receiver{site: id.Site, filters: s.filters, policy: c.Bundle.Policy, document: c.Bundle.Document, revocations: revocations,
+		chains: newChains(c.Bundle.Verifier, c.Bundle.Root), keys: ring, judges: len(c.Bundle.Policy.KeyRoles(id.Role)) > 0, clocks: s.clocks, skew: skew}
 	if ring == nil {
 		// People look; what they see changes nothing that a replay could
 		// exploit, and they start too often to wait out the skew each time.
-		s.receiver.windows = replay.New(maxSeen)
+		s.receiver.windows = replay.New(site.MaxSenders)
 		s.close = sync.OnceValue(s.receiver.windows.Close)
 		return s, nil
 	}
@@ -130,6 +143,9 @@ func open(c Config, now time.Time) (*Session, error) {
 	s.close = sync.OnceValue(s.receiver.windows.Close)
 	boot, err := nextBoot(c.Bundle.State, now, skew)
 	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	if s.renewal, err = c.Bundle.Renewal(c.Log); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	key, kid := ring.Own()
@@ -204,6 +220,27 @@ func (s *Session) Online() bool { return s.online.Load() }
 // Refusals returns how many messages were refused, by reason.
 func (s *Session) Refusals() map[envelope.Reason]uint64 { return s.refusals.snapshot() }
 
+// Accepted returns how many protected messages passed every check.
+func (s *Session) Accepted() uint64 { return s.accepted.Load() }
+
+// Clocks returns what the session knows of its senders' clocks.
+func (s *Session) Clocks() *clocks.Watch { return s.clocks }
+
+// Kernel returns what the kernel says of this machine's clock.
+func (s *Session) Kernel() *clocks.Kernel { return s.kernel }
+
+// Revocations returns what this part knows to be revoked, nil where policy does
+// not let it be told.
+func (s *Session) Revocations() *revocation.Set { return s.receiver.revocations }
+
+// Certificates returns what the session shows to brokers, and the root.
+func (s *Session) Certificates() (leaf, authority, root *x509.Certificate) {
+	return s.config.Bundle.Certificates()
+}
+
+// Windows returns the figures of the replay windows.
+func (s *Session) Windows() replay.Stats { return s.receiver.windows.Stats() }
+
 // Losses returns how many received messages found no room to be checked, and
 // how many of our own were given up before they were delivered.
 func (s *Session) Losses() (received, sent uint64) { return s.overflow.Load(), s.dropped.Load() }
@@ -253,6 +290,13 @@ func (s *Session) Run(ctx context.Context) error {
 	var workers sync.WaitGroup
 	workers.Go(func() { s.receive(done) })
 	workers.Go(func() { site.KeepWindows(done, s.receiver.windows, s.receiver.skew, s.config.Log) })
+	if s.outbox != nil { // a person looks, and did not ask about this machine
+		workers.Go(func() { s.kernel.Run(done) })
+		workers.Go(func() { s.renewal.Run(ctx) })
+		if set := s.Revocations(); set != nil {
+			workers.Go(func() { set.Run(done) })
+		}
+	}
 	s.stayConnected(ctx)
 	close(done)
 	workers.Wait()
@@ -306,11 +350,20 @@ func (s *Session) receive(done <-chan struct{}) {
 func (s *Session) accept(in inbound) {
 	s.held.Add(-int64(len(in.name) + len(in.raw)))
 	d, err := s.receiver.open(in.name, in.raw, in.at)
+	if err == nil && d.Topic.Kind == wire.KindRevocations && s.Revocations() != nil {
+		err = s.revoke(d)
+	}
 	if err == nil {
-		s.config.Handle(d)
+		if d.Topic.Protected() {
+			s.accepted.Add(1)
+		}
+		if covered(s.config.Filters, in.name) { // else the session asked for itself
+			s.config.Handle(d)
+		}
 		return
 	}
-	s.refuse(Refusal{Name: in.name, Raw: in.raw, Reason: envelope.ReasonOf(err), Received: in.at})
+	untimely, _ := errors.AsType[*Untimely](err)
+	s.refuse(Refusal{Name: in.name, Raw: in.raw, Reason: envelope.ReasonOf(err), Received: in.at, Untimely: untimely})
 }
 
 func (s *Session) refuse(r Refusal) {

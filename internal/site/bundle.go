@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -22,6 +23,8 @@ import (
 	"levee/envelope"
 	"levee/internal/config"
 	"levee/internal/durable"
+	"levee/internal/enrol"
+	"levee/internal/renewal"
 	"levee/pki"
 	"levee/policies"
 )
@@ -40,6 +43,9 @@ const (
 	FileFirstStart = "first-start"
 )
 
+// FileRenewed is the renewed credential, in the state directory.
+const FileRenewed = "renewed.pem"
+
 // Settings say where a component's bundle and state are. They stand in every
 // configuration file.
 type Settings struct {
@@ -51,6 +57,9 @@ type Settings struct {
 	// Evaluation accepts a root marked as made for evaluation. Production
 	// leaves it out.
 	Evaluation bool `yaml:"evaluation,omitempty"`
+	// Issuer is where the site's issuer answers, host:port. Without one nothing
+	// is renewed.
+	Issuer string `yaml:"issuer,omitempty"`
 }
 
 // Trust is what a bundle says of its site, whoever holds it: enough to verify,
@@ -69,6 +78,7 @@ type Bundle struct {
 	Credentials *pki.Store
 	State       string // directory, made if it was missing, 0700
 	KeyFile     string // of envelope/keys; may not exist
+	Issuer      string // host:port, "" if nothing is renewed
 }
 
 // OpenTrust reads and checks the public part of a bundle as of now. It does not
@@ -154,7 +164,7 @@ func open(s Settings, trust Trust, now time.Time) (*Bundle, error) {
 			return nil, err
 		}
 	}
-	credentials, err := pki.OpenStore(s.file(FileKey), s.file(FileChain), trust.Verifier)
+	credentials, err := pki.OpenRenewable(s.file(FileKey), s.file(FileChain), filepath.Join(string(s.State), FileRenewed), trust.Verifier)
 	if err != nil {
 		return nil, err
 	}
@@ -171,7 +181,7 @@ func open(s Settings, trust Trust, now time.Time) (*Bundle, error) {
 	if err := raiseNumber(filepath.Join(string(s.State), "site-document"), trust.Document.Number); err != nil {
 		return nil, err
 	}
-	return &Bundle{Trust: trust, Identity: id, Credentials: credentials, State: string(s.State), KeyFile: s.file(FileKeys)}, nil
+	return &Bundle{Trust: trust, Identity: id, Credentials: credentials, State: string(s.State), KeyFile: s.file(FileKeys), Issuer: s.Issuer}, nil
 }
 
 // checkOwner refuses what others may write to: they could put another root into
@@ -195,6 +205,27 @@ func checkOwner(path string) error {
 func (b *Bundle) Signer() (*envelope.Signer, error) {
 	c := b.Credentials.Current()
 	return envelope.NewSigner(c.Signer(), c.Leaf(), c.Issuer())
+}
+
+// Certificates returns the bundle's current certificate, its issuer's, and the root.
+func (b *Bundle) Certificates() (leaf, authority, root *x509.Certificate) {
+	c := b.Credentials.Current()
+	return c.Leaf(), c.Issuer(), b.Root
+}
+
+// Renewal returns what keeps the bundle's certificate from expiring. Without an
+// issuer it only says that the end comes near.
+func (b *Bundle) Renewal(log *slog.Logger) (*renewal.Renewal, error) {
+	c := renewal.Config{Store: b.Credentials, Root: b.Root, Log: log}
+	_, c.KeepKey = b.Document.Pinned(b.Identity.Sender(), b.Credentials.Current().Leaf())
+	if b.Issuer != "" {
+		client, err := enrol.New(enrol.Config{Address: b.Issuer, Verifier: b.Verifier, Host: b.Identity.Host(), Store: b.Credentials})
+		if err != nil {
+			return nil, fmt.Errorf("renewing the certificate: %w", err)
+		}
+		c.Issuer = client
+	}
+	return renewal.New(c)
 }
 
 // raiseNumber refuses a number below the one in the file, and records a higher

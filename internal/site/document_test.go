@@ -161,7 +161,7 @@ func TestDocumentsFromTheWrongHands(t *testing.T) {
 		"another number in kid":       statement(t, "melb/ca/people/8", topic, d.Issued, payload, people, root.Certificate),
 		"another site in kid":         statement(t, "syd/ca/people/7", topic, d.Issued, payload, people, root.Certificate),
 		"another role in kid":         statement(t, "melb/operator/people/7", topic, d.Issued, payload, people, root.Certificate),
-		"another topic":               statement(t, kid, "melb/bank_server/statement/request", d.Issued, payload, people, root.Certificate),
+		"another topic":               statement(t, kid, "melb/elsewhere/statement/site", d.Issued, payload, people, root.Certificate),
 		"another time":                statement(t, kid, topic, d.Issued+1, payload, people, root.Certificate),
 		"an unknown member":           statement(t, kid, topic, d.Issued, with(`"extra":1}`), people, root.Certificate),
 		"an unknown member inside": statement(t, kid, topic, d.Issued,

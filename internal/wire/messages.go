@@ -176,3 +176,26 @@ type Digest struct {
 	Dropped   []Drop  `json:"dropped"`
 	Hash      string  `json:"hash"`
 }
+
+// MaxRevoked bounds the entries of one list of revocations.
+const MaxRevoked = 256
+
+// Revocations is the payload of revocations: everything that is revoked now. It
+// refuses unknown members. What it must hold beyond its shape, package
+// pki/revocation checks.
+type Revocations struct {
+	Timestamp float64   `json:"timestamp"`
+	Number    uint64    `json:"number"` // raised with each change of Revoked; never above the envelope's ts plus the skew
+	Issued    int64     `json:"issued"` // ms since the epoch, of this list
+	Revoked   []Revoked `json:"revoked"`
+}
+
+// Revoked is one entry: of an identity, with Sender, Before and perhaps
+// Generation, or of one certificate, with Serial and Until.
+type Revoked struct {
+	Sender     string `json:"sender,omitempty"`     // site/role/name, of a machine or a person
+	Before     int64  `json:"before,omitempty"`     // ms since the epoch: its certificates whose notBefore is earlier are revoked
+	Generation uint32 `json:"generation,omitempty"` // its messages of a lower generation are refused; 0: none are
+	Serial     ID     `json:"serial,omitzero"`      // of a certificate of the site
+	Until      int64  `json:"until,omitempty"`      // ms since the epoch: the certificate's notAfter, after which the entry may go
+}

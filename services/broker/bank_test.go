@@ -2,6 +2,7 @@ package broker
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/tls"
@@ -21,6 +22,7 @@ import (
 	"levee/envelope/replay"
 	"levee/pki"
 	"levee/pki/ca"
+	"levee/pki/revocation"
 	"levee/policies"
 	"levee/test/rawmqtt"
 )
@@ -113,13 +115,36 @@ func (b *bank) verifier() *pki.Verifier {
 	return v
 }
 
+// unpinned is a site document that pins nothing.
+type unpinned struct{}
+
+func (unpinned) Pinned(string, *x509.Certificate) (match, pinned bool) { return false, false }
+
+// nothing is revoked.
+type nothing struct{}
+
+func (nothing) Apply([]byte, time.Time) (bool, error)        { return false, envelope.BadContent }
+func (nothing) Revoked(pki.Identity, *x509.Certificate) bool { return false }
+func (nothing) MinimumGeneration(string) uint32              { return 0 }
+
+// revocations opens the revocations of the site melb.
+func (b *bank) revocations(t *testing.T, file string, log *slog.Logger) *revocation.Set {
+	t.Helper()
+	set, err := revocation.Open(revocation.Config{Site: "melb", Verifier: b.verifier(), Document: unpinned{}, File: file,
+		Skew: 30 * time.Second, Log: log}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return set
+}
+
 // serverTLS returns what pki.ServerConfig makes for a broker of the site.
-func (b *bank) serverTLS(site string) *tls.Config {
+func (b *bank) serverTLS(site string, v *pki.Verifier) *tls.Config {
 	b.t.Helper()
 	cert := b.credential(identity(site, pki.RoleBroker, "broker-1"))
 	dir := b.t.TempDir()
 	keyFile, chainFile := filepath.Join(dir, "key.pem"), filepath.Join(dir, "chain.pem")
-	if err := ca.WriteKey(keyFile, keyOf(cert)); err != nil {
+	if err := ca.WriteKey(keyFile, keyOf(cert), nil); err != nil {
 		b.t.Fatal(err)
 	}
 	issuer := b.authority(pki.Authority{TrustDomain: trustDomain, Site: site, Class: pki.ClassMachine})
@@ -130,7 +155,7 @@ func (b *bank) serverTLS(site string) *tls.Config {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	return pki.ServerConfig(store, b.verifier())
+	return pki.ServerConfig(store, v)
 }
 
 // clientTLS returns a client's configuration for the site's broker. It sends
@@ -178,6 +203,8 @@ type space struct {
 	bank    *bank
 	broker  *Broker
 	windows *windows
+	revoked *revocation.Set
+	file    string // of revoked
 	log     *logBuffer
 	stop    func()
 	marker  *rawmqtt.Client // see silent
@@ -233,14 +260,28 @@ func open(t *testing.T, change ...func(*Config)) *space {
 	if err != nil {
 		t.Fatal(err)
 	}
+	log := slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	s.file = filepath.Join(t.TempDir(), revocation.FileName)
+	s.revoked = s.bank.revocations(t, s.file, log)
+	verifier := s.bank.verifier().WithRevocations(s.revoked)
 	cfg := Config{
-		Site: "melb", Address: "127.0.0.1:0", TLS: s.bank.serverTLS("melb"), Verifier: s.bank.verifier(), Policy: policy,
-		Windows: s.windows, Log: slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Site: "melb", Address: "127.0.0.1:0", TLS: s.bank.serverTLS("melb", verifier), Verifier: verifier, Policy: policy,
+		Windows: s.windows, Revocations: s.revoked, Log: log,
 	}
-	cfg.Limits.HandshakeTimeout, cfg.Limits.ConnectTimeout = time.Minute, time.Minute // the machine may be busy
 	for _, c := range change {
 		c(&cfg)
 	}
+	s.run(cfg)
+	return s
+}
+
+// run starts a broker that ends with the test.
+func (s *space) run(cfg Config) {
+	t := s.whole
+	t.Helper()
+	cfg.Limits.HandshakeTimeout = cmp.Or(cfg.Limits.HandshakeTimeout, time.Minute) // the machine may be busy
+	cfg.Limits.ConnectTimeout = cmp.Or(cfg.Limits.ConnectTimeout, time.Minute)
+	var err error
 	if s.broker, err = New(cfg); err != nil {
 		t.Fatal(err)
 	}
@@ -259,7 +300,6 @@ func open(t *testing.T, change ...func(*Config)) *space {
 	case err := <-ended:
 		t.Fatalf("Run: %v", err)
 	}
-	return s
 }
 
 // dial opens a connection of an identity, without CONNECT.

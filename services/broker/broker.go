@@ -15,7 +15,9 @@ import (
 
 	mqtt "github.com/mochi-mqtt/server/v2"
 
+	"levee/envelope"
 	"levee/envelope/replay"
+	"levee/internal/clocks"
 	"levee/pki"
 	"levee/policies"
 )
@@ -31,34 +33,46 @@ type Windows interface {
 	Check(replay.Message) replay.Verdict
 }
 
+// Revocations know whose certificates were taken back; *revocation.Set is one.
+// Whoever opened the set runs it.
+type Revocations interface {
+	pki.Revocations
+	Apply(raw []byte, now time.Time) (changed bool, err error)
+	MinimumGeneration(sender string) uint32
+}
+
 // Config is what a broker needs. All fields but Limits are required.
 type Config struct {
-	Site     string           // the only site whose certificates are let in
-	Address  string           // host:port to listen on
-	TLS      *tls.Config      // from pki.ServerConfig
-	Verifier Verifier         // judges client certificates
-	Policy   *policies.Policy // rights, rates, classes, skew
-	Windows  Windows          // of this broker alone
-	Log      *slog.Logger
-	Limits   Limits
+	Site        string           // the only site whose certificates are let in
+	Address     string           // host:port to listen on
+	TLS         *tls.Config      // from pki.ServerConfig
+	Verifier    Verifier         // judges client certificates
+	Policy      *policies.Policy // rights, rates, classes, skew
+	Windows     Windows          // of this broker alone
+	Revocations Revocations      // fed with the lists that pass through
+	Log         *slog.Logger
+	Limits      Limits
 }
 
 // Broker is one site's message space.
 type Broker struct {
-	site     string
-	address  string
-	tls      *tls.Config
-	verifier Verifier
-	policy   *policies.Policy
-	windows  Windows
-	log      *slog.Logger
-	limits   Limits
+	site        string
+	address     string
+	tls         *tls.Config
+	verifier    Verifier
+	policy      *policies.Policy
+	windows     Windows
+	revocations Revocations
+	log         *slog.Logger
+	limits      Limits
 
 	reporter *reporter
 	counters counters
 	registry *registry
-	clock    clock
+	voices   clocks.Voices // may doubt this broker's own clock
+	clocks   *clocks.Watch
 	server   *mqtt.Server
+	listener *listener // once Run has begun
 	started  atomic.Bool
 	ready    chan struct{}
 	addr     net.Addr // after ready
@@ -73,8 +87,9 @@ func New(cfg Config) (*Broker, error) {
 	}
 	b := &Broker{
 		site: cfg.Site, address: cfg.Address, tls: cfg.TLS, verifier: cfg.Verifier, policy: cfg.Policy,
-		windows: cfg.Windows, log: cfg.Log, limits: cfg.Limits,
-		reporter: newReporter(cfg.Log), registry: newRegistry(), ready: make(chan struct{}), failed: make(chan error, 1),
+		windows: cfg.Windows, revocations: cfg.Revocations, log: cfg.Log, limits: cfg.Limits,
+		reporter: newReporter(cfg.Log), registry: newRegistry(),
+		clocks: clocks.NewWatch(cfg.Policy.Skew(), cfg.Log), ready: make(chan struct{}), failed: make(chan error, 1),
 	}
 	b.server = mqtt.New(&mqtt.Options{
 		Capabilities:             capabilities(),
@@ -95,8 +110,8 @@ func (cfg *Config) check() error {
 		return fmt.Errorf("%q is no site", cfg.Site)
 	case cfg.Address == "":
 		return errors.New("no address to listen on")
-	case cfg.TLS == nil || cfg.Verifier == nil || cfg.Policy == nil || cfg.Windows == nil || cfg.Log == nil:
-		return errors.New("one of TLS, Verifier, Policy, Windows, Log is missing")
+	case cfg.TLS == nil || cfg.Verifier == nil || cfg.Policy == nil || cfg.Windows == nil || cfg.Revocations == nil || cfg.Log == nil:
+		return errors.New("one of TLS, Verifier, Policy, Windows, Revocations, Log is missing")
 	case cfg.TLS.MinVersion != tls.VersionTLS13:
 		return errors.New("TLS below 1.3 is allowed")
 	case cfg.TLS.ClientAuth != tls.RequireAndVerifyClientCert || cfg.TLS.ClientCAs == nil || cfg.TLS.VerifyConnection == nil:
@@ -152,7 +167,8 @@ func (b *Broker) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("running broker: %w", err)
 	}
-	if err := b.server.AddListener(newListener(b, socket)); err != nil {
+	b.listener = newListener(b, socket)
+	if err := b.server.AddListener(b.listener); err != nil {
 		_ = socket.Close()
 		return fmt.Errorf("running broker: %w", err)
 	}
@@ -172,6 +188,7 @@ func (b *Broker) Run(ctx context.Context) error {
 			return nil
 		case now := <-sweep.C:
 			b.registry.sweep(now)
+			b.listener.sweep(now, nil)
 		case err := <-b.failed:
 			return fmt.Errorf("running broker: %w", err)
 		}
@@ -199,6 +216,21 @@ func (b *Broker) Counters() map[string]uint64 {
 	m["deliveries_unacknowledged_dropped"] = uint64(atomic.LoadInt64(&b.server.Info.InflightDropped)) // no hook tells
 	return m
 }
+
+// Accepted returns how many protected messages were passed on.
+func (b *Broker) Accepted() uint64 { return b.counters.accepted.Load() }
+
+// Refusals returns how many messages were refused, by reason.
+func (b *Broker) Refusals() map[envelope.Reason]uint64 {
+	m := make(map[envelope.Reason]uint64)
+	for _, r := range envelope.Reasons() {
+		m[r] = b.counters.envelope[r].Load()
+	}
+	return m
+}
+
+// Clocks returns what the broker knows of its clients' clocks.
+func (b *Broker) Clocks() *clocks.Watch { return b.clocks }
 
 // fail ends Run.
 func (b *Broker) fail(err error) {

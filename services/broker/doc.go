@@ -7,11 +7,14 @@
 // on a protected topic is delivered only if it is a well-formed, fresh, not yet
 // seen envelope of that very identity for that very topic. A client that reads
 // slowly, sends nonsense or floods loses its own connection and holds up no
-// other.
+// other. When a list of the site's issuer passes through, the sessions of what
+// it revokes end before anybody is given the list, and none begins again; no
+// session outlives its certificate.
 //
-// It holds no key of another, so it cannot check MACs, and it does not check
-// signatures: receivers do both. It delivers a message at most once to each
-// session and stores none: senders keep what is not acknowledged end to end.
+// It holds no key of another, so it cannot check MACs, and of signatures it
+// checks those of lists of revocations alone: receivers check all. It delivers
+// a message at most once to each session and stores none: senders keep what is
+// not acknowledged end to end.
 //
 // Of MQTT 3.1.1 it refuses on purpose: every other version, wills, retained
 // messages, QoS 2, persistent sessions, user names and passwords, keep-alive

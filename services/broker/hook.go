@@ -34,7 +34,7 @@ func (h *hook) ID() string { return "levee" }
 func (h *hook) Provides(method byte) bool {
 	switch method {
 	case mqtt.OnPacketRead, mqtt.OnConnect, mqtt.OnConnectAuthenticate, mqtt.OnSessionEstablished,
-		mqtt.OnACLCheck, mqtt.OnSubscribe, mqtt.OnPublish, mqtt.OnPublishDropped:
+		mqtt.OnACLCheck, mqtt.OnSubscribe, mqtt.OnPublish, mqtt.OnPublished, mqtt.OnPublishDropped:
 		return true
 	}
 	return false
@@ -134,7 +134,11 @@ func (h *hook) OnConnectAuthenticate(cl *mqtt.Client, pk packets.Packet) (ok boo
 		s.end(BadClientID)
 		return false
 	}
-	if r := h.b.registry.claim(s, h.b.limits.TakeoverTimeout); r != None {
+	r := h.b.registry.claim(s, h.b.limits.TakeoverTimeout)
+	if r == None {
+		r = h.b.registry.handOver(s)
+	}
+	if r != None {
 		s.end(r)
 		return false
 	}
@@ -217,6 +221,14 @@ func denied(pk packets.Packet) packets.Packet {
 		pk.Filters[i].Filter = ""
 	}
 	return pk
+}
+
+// OnPublished ends the session of an issuer that revoked itself, once its list is
+// delivered: mochi would not deliver it for a session that has ended.
+func (h *hook) OnPublished(cl *mqtt.Client, _ packets.Packet) {
+	if s := sessionOf(cl); s != nil && s.condemned {
+		s.end(Revoked)
+	}
 }
 
 // OnPublishDropped counts deliveries that a reader's full queue cost.

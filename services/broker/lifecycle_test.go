@@ -217,8 +217,8 @@ func TestLostSocketEndsRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	b, err := New(Config{
-		Site: "melb", Address: "127.0.0.1:0", TLS: s.bank.serverTLS("melb"), Verifier: s.bank.verifier(),
-		Policy: s.broker.policy, Windows: s.windows, Log: slog.New(slog.DiscardHandler),
+		Site: "melb", Address: "127.0.0.1:0", TLS: s.bank.serverTLS("melb", s.bank.verifier()), Verifier: s.bank.verifier(),
+		Policy: s.broker.policy, Windows: s.windows, Revocations: s.revoked, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -503,8 +503,8 @@ func TestConfigIsChecked(t *testing.T) {
 	s := open(t)
 	good := func() Config {
 		return Config{
-			Site: "melb", Address: "127.0.0.1:0", TLS: s.bank.serverTLS("melb"), Verifier: s.bank.verifier(),
-			Policy: s.broker.policy, Windows: s.windows, Log: slog.New(slog.DiscardHandler),
+			Site: "melb", Address: "127.0.0.1:0", TLS: s.bank.serverTLS("melb", s.bank.verifier()), Verifier: s.bank.verifier(),
+			Policy: s.broker.policy, Windows: s.windows, Revocations: s.revoked, Log: slog.New(slog.DiscardHandler),
 		}
 	}
 	if _, err := New(good()); err != nil {
@@ -518,6 +518,7 @@ func TestConfigIsChecked(t *testing.T) {
 		"no verifier":               func(c *Config) { c.Verifier = nil },
 		"no policy":                 func(c *Config) { c.Policy = nil },
 		"no windows":                func(c *Config) { c.Windows = nil },
+		"no revocations":            func(c *Config) { c.Revocations = nil },
 		"no log":                    func(c *Config) { c.Log = nil },
 		"TLS 1.2":                   func(c *Config) { c.TLS.MinVersion = tls.VersionTLS12 },
 		"any TLS":                   func(c *Config) { c.TLS.MinVersion = 0 },

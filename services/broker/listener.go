@@ -12,6 +12,7 @@ import (
 
 	"github.com/mochi-mqtt/server/v2/listeners"
 
+	"levee/internal/clocks"
 	"levee/pki"
 )
 
@@ -124,9 +125,15 @@ func (l *listener) serve(conn net.Conn, t *ticket, establish listeners.Establish
 			errors.Is(err, pki.ErrSite) || errors.Is(err, pki.ErrConnection) || asVerification(err)) {
 			r = BadCertificate
 		}
+		if errors.Is(err, pki.ErrRevoked) {
+			r = Revoked
+		}
 		s.end(r)
-		l.b.reporter.report(slog.LevelInfo, r.String(), "connection refused",
-			slog.String("reason", r.String()), slog.String("remote", s.from), slog.Any("error", err))
+		attrs := []slog.Attr{slog.String("reason", r.String()), slog.String("remote", s.from), slog.Any("error", err)}
+		if text := clocks.CertificateTrouble(err, nil, time.Now()); text != "" {
+			attrs = append(attrs, slog.String("detail", text))
+		}
+		l.b.reporter.report(slog.LevelInfo, r.String(), "connection refused", attrs...)
 		return
 	}
 	expiry := time.AfterFunc(time.Until(s.notAfter()), func() { s.end(Expired) })
@@ -164,6 +171,12 @@ func (l *listener) identify(s *session) error {
 	}
 	s.identity, s.sender = id, id.Sender()
 	s.account = l.b.registry.open(s.sender, s.limits, now)
+	s.leaf = s.tls.ConnectionState().PeerCertificates[0]
+	s.known.Store(true)
+	// A list that came since was not asked, and its sweep did not see s.
+	if l.b.revocations.Revoked(id, s.leaf) {
+		return fmt.Errorf("checking identity %s: %w", id, Revoked)
+	}
 	return nil
 }
 

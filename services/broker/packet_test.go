@@ -28,7 +28,7 @@ func offline(t testing.TB) (*Broker, *session) {
 	}
 	log := slog.New(slog.DiscardHandler)
 	b := &Broker{
-		site: "melb", policy: policy, windows: replay.New(10), log: log, limits: Limits{}.withDefaults(),
+		site: "melb", policy: policy, windows: replay.New(10), revocations: nothing{}, log: log, limits: Limits{}.withDefaults(),
 		reporter: newReporter(log), registry: newRegistry(),
 		server: mqtt.New(&mqtt.Options{Logger: log, Capabilities: capabilities()}),
 	}
@@ -158,7 +158,7 @@ func FuzzInspect(f *testing.F) {
 	f.Add("public/a", []byte("hello"))
 	f.Add("", []byte(nil))
 	f.Fuzz(func(t *testing.T, topic string, payload []byte) {
-		if b.inspect(s, topic, payload, time.Now()) != envelope.Accepted || topic == "public" || len(topic) > 7 && topic[:7] == "public/" {
+		if r, _ := b.inspect(s, topic, payload, time.Now()); r != envelope.Accepted || topic == "public" || len(topic) > 7 && topic[:7] == "public/" {
 			return
 		}
 		m, err := envelope.Parse(payload, envelope.MaxBackfill)
@@ -189,7 +189,7 @@ func BenchmarkInspect(b *testing.B) {
 	b.ReportAllocs()
 	b.ResetTimer()
 	for _, raw := range raws {
-		if r := broker.inspect(s, cpuTopic, raw, now); r != envelope.Accepted {
+		if r, _ := broker.inspect(s, cpuTopic, raw, now); r != envelope.Accepted {
 			b.Fatal(r)
 		}
 	}

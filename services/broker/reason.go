@@ -31,6 +31,7 @@ const (
 	Superseded             // a newer connection took the client identifier
 	TakeoverTimeout        // the older session would not end in time
 	Expired                // the certificate's validity ended
+	Revoked                // the certificate was taken back
 	SlowReader             // does not read what it is sent
 	TooFast                // over its rate for too long
 	Misbehaved             // too many refused messages
@@ -57,7 +58,7 @@ var reasonNames = [reasons]string{
 	BadHandshake: "handshake", BadCertificate: "certificate", NoRole: "role", Silent: "silent", TimedOut: "timed_out", BadVersion: "version",
 	BadClientID: "client_id", BadCredential: "credential", BadWill: "will", BadKeepAlive: "keep_alive",
 	BadSession: "persistent_session", SecondConnect: "second_connect", Superseded: "superseded",
-	TakeoverTimeout: "takeover_timeout", Expired: "expired", SlowReader: "slow_reader", TooFast: "too_fast",
+	TakeoverTimeout: "takeover_timeout", Expired: "expired", Revoked: "revoked", SlowReader: "slow_reader", TooFast: "too_fast",
 	Misbehaved: "misbehaved", Draining: "draining", Panicked: "panicked", BadPacket: "packet", BadQoS: "qos",
 	BadRetain: "retain", BadTopicName: "topic", BadFilter: "filter", TooManyFilters: "too_many_filters",
 	NotPublisher: "not_publisher", NotSubscriber: "not_subscriber", NotReceiver: "not_receiver",

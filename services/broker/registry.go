@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"levee/pki"
 	"levee/policies"
 )
 
@@ -71,6 +72,44 @@ func (r *registry) claim(s *session, timeout time.Duration) Reason {
 		}
 		r.mu.Lock()
 	}
+}
+
+// handoverSuffix ends the second client identifier of a machine.
+const handoverSuffix = "_1"
+
+// handover is how long the session before may go on when the same machine has
+// come with a newer certificate.
+const handover = 3 * time.Second
+
+// handOver leaves the machine of s, which has claimed its client identifier, one
+// session. The one before goes on for a moment if s has the newer certificate,
+// so that nothing published meanwhile is missed by both; with an older one s
+// itself is refused.
+func (r *registry) handOver(s *session) Reason {
+	if s.identity.Role.Class() == pki.ClassPerson {
+		return None
+	}
+	own := s.identity.ClientID()
+	other := own + handoverSuffix
+	if s.clientID == other {
+		other = own
+	}
+	r.mu.Lock()
+	var before *session
+	if sl := r.slots[other]; sl != nil {
+		before = cmp.Or(sl.newest, sl.owner)
+	}
+	r.mu.Unlock()
+	switch {
+	case before == nil:
+	case s.leaf.NotBefore.After(before.leaf.NotBefore):
+		time.AfterFunc(handover, func() { before.end(Superseded) })
+	case s.leaf.NotBefore.Before(before.leaf.NotBefore):
+		return Superseded
+	default:
+		before.end(Superseded)
+	}
+	return None
 }
 
 // release gives up what s claimed. Nothing of s may be left with mochi.

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"net"
 	"os"
@@ -29,18 +30,22 @@ type session struct {
 	// Set before mochi sees the connection.
 	identity pki.Identity
 	sender   string // identity.Sender()
+	leaf     *x509.Certificate
 	rights   *policies.Rights
 	limits   policies.Limits
 	account  *account
 	opened   time.Time
 	patience time.Duration // Limits.ThrottledPerMinute
+	known    atomic.Bool   // all of the above is set
 
 	// Owned by the reading goroutine.
 	frame    framer
 	refusal  Reason // of the packet after what was passed on
 	crashed  bool   // by a panic that passed through mochi, which closed s on the way
 	clientID string // once CONNECT was accepted
-	held     allowance
+	// condemned: it published the list that revokes itself.
+	condemned bool
+	held      allowance
 
 	client atomic.Pointer[mqtt.Client] // once CONNECT was read
 
@@ -175,14 +180,15 @@ func (s *session) notAfter() time.Time {
 }
 
 // mayUse reports whether the client identifier is one of the session's
-// identity: its own, and for people three more, so that one person may have
-// four sessions.
+// identity: its own, for people three more, so that one person may have four
+// sessions, and for machines one more, for the moment in which a connection with
+// a renewed certificate takes the place of the one before (registry.handOver).
 func (s *session) mayUse(clientID string) bool {
 	own := s.identity.ClientID()
 	if s.identity.Role.Class() == pki.ClassPerson {
 		return slices.Contains([]string{own, own + "_1", own + "_2", own + "_3"}, clientID)
 	}
-	return clientID == own
+	return clientID == own || clientID == own+handoverSuffix
 }
 
 // allowance is how long a client may be held back within a minute. The zero

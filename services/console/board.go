@@ -51,8 +51,11 @@ func newBoard(site, name string, now time.Time) *board {
 // note takes a message that passed the session's checks. It returns false for
 // one that does not hold what its topic carries.
 func (b *board) note(d session.Delivery, l feed.Line) bool {
-	if d.Topic.Role == "monitor" && l.Verification == feed.Verified {
+	switch {
+	case d.Topic.Role == "monitor" && l.Verification == feed.Verified:
 		b.hear(d.Topic.Name, l)
+	case d.Topic.Role == "sensor" && d.Topic.Kind != wire.KindBackfill:
+		b.readings.contradict(d.Topic.Name, l.Boot, l.Seq) // what has this number already
 	}
 	switch d.Topic.Kind {
 	case wire.KindCPU, wire.KindRAM, wire.KindNetwork:
@@ -99,6 +102,14 @@ func (b *board) confirm(d session.Delivery, l feed.Line) {
 	}
 	if d.Topic.Role == "sensor" {
 		b.readings.confirm(d.Topic.Name, l)
+	}
+}
+
+// contradict takes that a message came under a number that another one had.
+func (b *board) contradict(d session.Delivery, l feed.Line) {
+	b.notice(l)
+	if d.Topic.Role == "sensor" {
+		b.readings.contradict(d.Topic.Name, l.Boot, l.First) // what came last as well
 	}
 }
 

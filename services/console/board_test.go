@@ -18,6 +18,14 @@ func TestMarks(t *testing.T) {
 	first, four := digest(t, "web-1", 3, 1, at, one, two), cpu(t, "web-1", 4, 40, at)
 	unsigned := digest(t, "web-1", 4, 1, at, one, two, three)
 	unsigned.Proof = session.ProofNone
+	// A captured broker brings a reading of its own under the number of a digest
+	// that it holds back.
+	withheld := digest(t, "web-1", 2, 1, at, one)
+	over := digest(t, "web-1", 3, 2, at, withheld)
+	restarted := cpu(t, "web-1", 1, 55, at)
+	restarted.Message.Nonce.Boot++
+	before := cpu(t, "web-1", 1, 5, began)
+	before.Message.Nonce.Boot--
 	for _, test := range []struct {
 		name string
 		in   []session.Delivery
@@ -32,6 +40,12 @@ func TestMarks(t *testing.T) {
 		{"two digests, one after the other", []session.Delivery{one, two, first, four, digest(t, "web-1", 5, 3, at, first, four)}, []int{1, 1, 1}, "confirmed"},
 		{"a digest that begins later", []session.Delivery{one, two, three, digest(t, "web-1", 4, 3, at, three)}, []int{4, 4, 1}, "confirmed"},
 		{"an unsigned digest", []session.Delivery{one, two, three, unsigned}, []int{0, 0, 0}, ""},
+		{"one invented under a digest's number", []session.Delivery{one, forged, withheld, over}, []int{1, 3}, "contradicted"},
+		{"and the digest is all that comes", []session.Delivery{one, forged, withheld}, []int{1, 3}, "confirmed"},
+		{"and a start is invented as well", []session.Delivery{forged, restarted, withheld, over}, []int{3, 0}, "contradicted"},
+		{"and so many that the first hash is forgotten", []session.Delivery{before, forged, restarted, withheld, over}, []int{0, 3, 0}, "confirmed"},
+		{"one invented behind the digest", []session.Delivery{one, withheld, forged, over}, []int{1, 3}, "contradicted"},
+		{"two readings of one number", []session.Delivery{one, two, forged}, []int{0, 3, 3}, ""},
 		{"another's digest", []session.Delivery{one, two, three, digest(t, "web-2", 4, 1, at, one, two, three)}, []int{0, 0, 0}, ""},
 	} {
 		h := newHub("melb", "desk-1", began, quiet())

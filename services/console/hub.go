@@ -58,9 +58,12 @@ func (h *hub) deliver(d session.Delivery) bool {
 	defer h.mu.Unlock()
 	good := true
 	for _, l := range h.feed.Deliver(d) {
-		if l.Kind == feed.KindConfirmation {
+		switch l.Kind {
+		case feed.KindConfirmation:
 			h.board.confirm(d, l)
-		} else {
+		case feed.KindContradiction:
+			h.board.contradict(d, l)
+		default:
 			good = h.board.note(d, l)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"levee/internal/config"
+	"levee/internal/metrics"
 	"levee/internal/session"
 	"levee/internal/site"
 	"levee/internal/wire"
@@ -20,12 +21,16 @@ type Settings struct {
 	site.Settings `yaml:",inline"`
 	// Listen is the loopback address and port of the page.
 	Listen string `yaml:"listen"`
+	// MetricsListen is the loopback address and port where GET /metrics is
+	// answered; nothing listens if it is absent.
+	MetricsListen string `yaml:"metrics_listen,omitempty"`
 }
 
 // Part is a console with its session, as a process runs it.
 type Part struct {
 	page    *page
 	session *session.Session
+	metrics *metrics.Server
 }
 
 // Open reads a console's configuration file and everything that it names, and
@@ -68,6 +73,10 @@ func Open(file string, log *slog.Logger) (*Part, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening a console: %w", errors.Join(err, p.session.Close()))
 	}
+	p.metrics, err = metrics.Open(metrics.Config{Listen: settings.MetricsListen, Source: p.session, Log: log})
+	if err != nil {
+		return nil, errors.Join(err, listener.Close(), p.session.Close())
+	}
 	p.page = newPage(listener, hub, p.session, log)
 	return p, nil
 }
@@ -91,7 +100,11 @@ func (p *Part) Address() string { return p.page.listener.Addr().String() }
 func (p *Part) Ready() <-chan struct{} { return p.page.ready }
 
 // Close releases what Open opened, for a part that will not run.
-func (p *Part) Close() error { return errors.Join(p.page.listener.Close(), p.session.Close()) }
+func (p *Part) Close() error {
+	return errors.Join(p.metrics.Close(), p.page.listener.Close(), p.session.Close())
+}
 
 // Run shows the site until ctx ends. It is called once.
-func (p *Part) Run(ctx context.Context) error { return p.session.Around(ctx, p.page.run) }
+func (p *Part) Run(ctx context.Context) error {
+	return p.metrics.Around(ctx, func(ctx context.Context) error { return p.session.Around(ctx, p.page.run) })
+}

@@ -2,12 +2,14 @@ package monitor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
 
 	"levee/internal/bulletin"
 	"levee/internal/config"
+	"levee/internal/metrics"
 	"levee/internal/session"
 	"levee/internal/site"
 	"levee/internal/wire"
@@ -31,6 +33,9 @@ type Settings struct {
 	} `yaml:"controllers"`
 	// Digest is the interval of digests; a minute if absent.
 	Digest time.Duration `yaml:"digest_interval,omitempty"`
+	// MetricsListen is the loopback address and port where GET /metrics is
+	// answered; nothing listens if it is absent.
+	MetricsListen string `yaml:"metrics_listen,omitempty"`
 }
 
 // Thresholds are when to raise an alert. One that is absent is the report's.
@@ -45,6 +50,7 @@ type Thresholds struct {
 type Part struct {
 	monitor *Monitor
 	session *session.Session
+	metrics *metrics.Server
 	board   *bulletin.Board
 }
 
@@ -82,6 +88,9 @@ func Open(file string, log *slog.Logger) (*Part, error) {
 	if err == nil {
 		c.Site, c.Name, c.Automatic, c.Publisher, c.Log = id.Site, id.Name, automatic(bundle.Policy), p.session, log
 		p.monitor, err = New(c)
+	}
+	if err == nil {
+		p.metrics, err = metrics.Open(metrics.Config{Listen: settings.MetricsListen, Source: p.session, Log: log})
 	}
 	if err != nil {
 		p.session.Close()
@@ -125,10 +134,12 @@ func automatic(p *policies.Policy) []Automatic {
 }
 
 // Close releases what Open opened, for a part that will not run.
-func (p *Part) Close() error { return p.session.Close() }
+func (p *Part) Close() error { return errors.Join(p.metrics.Close(), p.session.Close()) }
 
 // Run judges and answers until ctx ends.
-func (p *Part) Run(ctx context.Context) error { return p.session.Around(ctx, p.monitor.Run) }
+func (p *Part) Run(ctx context.Context) error {
+	return p.metrics.Around(ctx, func(ctx context.Context) error { return p.session.Around(ctx, p.monitor.Run) })
+}
 
 // deliver hands a checked message to the monitor, which does not block.
 func (p *Part) deliver(d session.Delivery) {

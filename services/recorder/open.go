@@ -11,18 +11,23 @@ import (
 	"time"
 
 	"levee/internal/config"
+	"levee/internal/enrol"
+	"levee/internal/metrics"
 	"levee/internal/records"
 	"levee/internal/session"
 	"levee/internal/site"
 	"levee/internal/translog"
 	"levee/internal/wire"
 	"levee/pki"
+	"levee/services/recorder/journals"
 	"levee/services/recorder/segment"
 )
 
 // Part is a recorder with its session, log and segments, as a process runs it.
 type Part struct {
 	session      *session.Session
+	journals     *journals.Importer
+	metrics      *metrics.Server
 	segments     string // their directory
 	transparency translog.Config
 	recorder     *Recorder // made by Run, before the session runs
@@ -41,13 +46,38 @@ func Open(file string, log *slog.Logger) (*Part, error) {
 		return nil, err
 	}
 	p := &Part{segments: settings.Segments(), transparency: transparency, log: log}
+	if p.journals, err = newImporter(settings, bundle, log); err != nil {
+		return nil, err
+	}
 	p.session, err = session.New(session.Config{
 		Bundle:  bundle,
 		Filters: filters(bundle.Identity.Site),
 		Handle:  func(d session.Delivery) { p.recorder.Deliver(d) },
 		Log:     log,
 	})
-	return p, err
+	if err != nil {
+		return nil, err
+	}
+	p.metrics, err = metrics.Open(metrics.Config{Listen: settings.MetricsListen, Source: p.session, More: p.journals.Metrics(), Log: log})
+	if err != nil {
+		return nil, errors.Join(err, p.session.Close())
+	}
+	return p, nil
+}
+
+// newImporter returns what imports the deployer's journals and, where the
+// configuration names an issuer, the issuer's.
+func newImporter(settings records.Settings, bundle *site.Bundle, log *slog.Logger) (*journals.Importer, error) {
+	c := journals.Config{Site: bundle.Identity.Site, Root: bundle.Root, Verifier: bundle.Verifier, Bundle: string(settings.Bundle),
+		Log: settings.Log(), State: settings.Imported(), Logger: log}
+	if settings.Issuer != "" {
+		client, err := enrol.New(enrol.Config{Address: settings.Issuer, Verifier: bundle.Verifier, Host: bundle.Identity.Host(), Store: bundle.Credentials})
+		if err != nil {
+			return nil, err
+		}
+		c.Issuer = client
+	}
+	return journals.New(c)
 }
 
 // filters are everything that is sealed, but acknowledgements and backfill,
@@ -62,11 +92,13 @@ func filters(site string) []string {
 }
 
 // Close releases what Open opened, for a part that will not run.
-func (p *Part) Close() error { return p.session.Close() }
+func (p *Part) Close() error { return errors.Join(p.metrics.Close(), p.session.Close()) }
 
 // Run keeps messages until ctx ends. The recorder outlives its session, so that
 // everything received is kept.
-func (p *Part) Run(ctx context.Context) (err error) {
+func (p *Part) Run(ctx context.Context) error { return p.metrics.Around(ctx, p.run) }
+
+func (p *Part) run(ctx context.Context) (err error) {
 	transparency, err := translog.Open(ctx, p.transparency)
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		return p.session.Close() // asked to stop before it had begun
@@ -95,7 +127,9 @@ func (p *Part) Run(ctx context.Context) (err error) {
 		defer cancel() // what cannot be kept must not be received either
 		failure = p.recorder.Run(keeping)
 	})
+	running.Go(func() { p.journals.Run(ctx, transparency) })
 	err = p.session.Run(ctx)
+	cancel()
 	stop()
 	running.Wait()
 	return errors.Join(err, failure)

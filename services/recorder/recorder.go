@@ -1,5 +1,6 @@
 // Package recorder keeps what a site says: every envelope in segments, and
-// every signed message in the site's transparency log as well.
+// every signed message in the site's transparency log as well. Package journals
+// brings what was issued and revoked into the same log.
 //
 // It guarantees that it keeps messages byte for byte as they came, and that a
 // message counts as kept only when it is durable: synced in a segment and, if

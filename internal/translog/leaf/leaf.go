@@ -31,7 +31,7 @@ const (
 	KindMessage    Kind = "message"    // an envelope, verbatim
 	KindGrant      Kind = "grant"      // the JSON array of request, approvals and JWT
 	KindIssuance   Kind = "issuance"   // a certificate that was issued
-	KindRevocation Kind = "revocation" // a revocation that was published
+	KindRevocation Kind = "revocation" // a revocation or readmission that was carried out
 )
 
 // Valid reports whether k is one of the kinds.

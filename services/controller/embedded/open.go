@@ -17,6 +17,7 @@ import (
 
 	"levee/internal/bulletin"
 	"levee/internal/config"
+	"levee/internal/metrics"
 	"levee/internal/session"
 	"levee/internal/site"
 	"levee/internal/wire"
@@ -36,6 +37,9 @@ type Settings struct {
 	} `yaml:"pools"`
 	// Digest is the interval of digests; a minute if absent.
 	Digest time.Duration `yaml:"digest_interval,omitempty"`
+	// MetricsListen is the loopback address and port where GET /metrics is
+	// answered; nothing listens if it is absent.
+	MetricsListen string `yaml:"metrics_listen,omitempty"`
 }
 
 // Part is the assembled controller.
@@ -44,6 +48,7 @@ type Part struct {
 	balancer   *balancer.Balancer
 	journal    *journal.Journal
 	session    *session.Session
+	metrics    *metrics.Server
 	board      *bulletin.Board
 	log        *slog.Logger
 }
@@ -98,12 +103,16 @@ func (p *Part) open(settings Settings, bundle *site.Bundle) (err error) {
 		Site: id.Site, Name: id.Name, Automatic: bundle.Policy.Automatic, Publish: p.session.Publish,
 		Actuator: p.balancer, Journal: p.journal, Log: p.log, Skew: bundle.Policy.Skew(),
 	})
+	if err != nil {
+		return err
+	}
+	p.metrics, err = metrics.Open(metrics.Config{Listen: settings.MetricsListen, Source: p.session, Log: p.log})
 	return err
 }
 
 // Close releases what Open opened, for a part that will not run.
 func (p *Part) Close() error {
-	var errs []error
+	errs := []error{p.metrics.Close()}
 	if p.session != nil {
 		errs = append(errs, p.session.Close())
 	}
@@ -119,7 +128,12 @@ func (p *Part) Close() error {
 // Run acts on commands until ctx ends. The balancer outlives the controller,
 // which may still have something to apply.
 func (p *Part) Run(ctx context.Context) error {
-	err := p.session.Around(ctx, func(ctx context.Context) error {
+	err := p.metrics.Around(ctx, p.run)
+	return errors.Join(err, p.journal.Close())
+}
+
+func (p *Part) run(ctx context.Context) error {
+	return p.session.Around(ctx, func(ctx context.Context) error {
 		serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 		defer stop()
 		ctx, cancel := context.WithCancel(ctx)
@@ -137,7 +151,6 @@ func (p *Part) Run(ctx context.Context) error {
 		running.Wait()
 		return errors.Join(err, failure)
 	})
-	return errors.Join(err, p.journal.Close())
 }
 
 // deliver hands a checked command to the controller, which does not block. A
