@@ -11,6 +11,8 @@ func pkiCommand() *cobra.Command {
 			return incomplete(cmd, "what of the certificates?")
 		},
 	}
-	cmd.AddCommand(initCommand(), applyCommand(), exportCommand())
+	cmd.AddCommand(initCommand(), planCommand(), applyCommand(), listCommand(), inspectCommand(), verifyBundleCommand(),
+		csrCommand(), signIssuerCommand(), acceptCommand(), renewCommand(), revokeCommand(),
+		readmitCommand(), tokenCommand(), exportCommand())
 	return cmd
 }

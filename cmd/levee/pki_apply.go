@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -19,7 +17,6 @@ import (
 	"levee/internal/config"
 	"levee/internal/durable"
 	"levee/internal/provision"
-	"levee/pki"
 )
 
 func initCommand() *cobra.Command {
@@ -53,10 +50,59 @@ one machine. It is commented; edit it, then run levee pki apply.`,
 	}
 }
 
+// place is a deployer's directory and the inventory that it is made from.
+type place struct {
+	inventory, out string
+	asJSON         bool
+}
+
+func (p *place) add(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&p.inventory, "inventory", "", "the inventory `file` (YAML)")
+	cmd.Flags().StringVar(&p.out, "out", "", "the deployer's `directory`, with authority and bundles")
+	cmd.Flags().BoolVar(&p.asJSON, "json", false, "one JSON object")
+}
+
+// load returns what to provision.
+func (p *place) load() (provision.Config, error) {
+	if p.inventory == "" || p.out == "" {
+		return provision.Config{}, usage(errors.New("give --inventory FILE and --out DIRECTORY; levee pki init inventory.yaml writes one to begin with"))
+	}
+	c := provision.Config{Dir: p.out}
+	if err := config.Load(p.inventory, &c.Inventory); err != nil {
+		return c, err
+	}
+	return c, c.Inventory.Check()
+}
+
+func planCommand() *cobra.Command {
+	var p place
+	cmd := &cobra.Command{
+		Use:   "plan",
+		Short: "show what apply would do",
+		Long: `Show what levee pki apply would make, change and refuse, and do nothing. It needs
+no passphrase.
+
+Exit codes: 0 nothing to do, 3 there is something to do or to look at.`,
+		Example: "  levee pki plan --inventory inventory.yaml --out bank",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := p.load()
+			if err != nil {
+				return err
+			}
+			return plan(cmd.OutOrStdout(), c, p.asJSON, time.Now())
+		},
+	}
+	p.add(cmd)
+	return cmd
+}
+
 func applyCommand() *cobra.Command {
 	var (
-		inventory, out string
-		asJSON         bool
+		p           place
+		passphrases passphraseFlags
+		unsealed    bool
+		dry         bool
 	)
 	cmd := &cobra.Command{
 		Use:   "apply",
@@ -68,31 +114,81 @@ ready configuration file.
 
 A bundle is all that its part needs, wherever it is carried. Running apply again
 makes what is missing and changes nothing else; a certificate is made anew where
-both tls.key and tls.pem were removed. The keys of the authorities are not
-sealed: keep DIRECTORY/authority on a machine that runs no part.`,
-		Example: "  levee pki init inventory.yaml\n  levee pki apply --inventory inventory.yaml --out bank",
-		Args:    noArgs,
+both tls.key and tls.pem were removed.
+
+The keys of the authorities are sealed under passphrases: one for the root, one
+for the sites' authorities, one for the copies that issuers get. They are asked
+for on a terminal, or come from a descriptor or a systemd credential, and only
+when a key is made or signs. Once the root has made every authority,
+DIRECTORY/authority/root.key may be taken away.
+
+Exit codes: 0 everything is as the inventory says, 1 failed, 3 something is not
+as the inventory says, and apply does not put it right by itself.`,
+		Example: `  levee pki init inventory.yaml
+  levee pki apply --inventory inventory.yaml --out bank
+  levee pki apply --inventory inventory.yaml --out bank --passphrase-fd root=3 --passphrase-fd 4 3<root.txt 4<sites.txt`,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if inventory == "" || out == "" {
-				return usage(errors.New("give --inventory FILE and --out DIRECTORY; levee pki init inventory.yaml writes one to begin with"))
-			}
-			var inv provision.Inventory
-			if err := config.Load(inventory, &inv); err != nil {
+			c, err := p.load()
+			if err != nil {
 				return err
 			}
-			return apply(cmd.OutOrStdout(), inv, out, asJSON, time.Now())
+			if err := passphrases.check(); err != nil {
+				return err
+			}
+			if dry {
+				return plan(cmd.OutOrStdout(), c, p.asJSON, time.Now())
+			}
+			c.Passphrase, c.Unsealed = passphrases.ask, unsealed
+			return apply(cmd.OutOrStdout(), c, p.asJSON, time.Now())
 		},
 	}
-	cmd.Flags().StringVar(&inventory, "inventory", "", "the inventory `file` (YAML)")
-	cmd.Flags().StringVar(&out, "out", "", "the `directory` to make everything in")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "one JSON object")
+	p.add(cmd)
+	passphrases.add(cmd)
+	cmd.Flags().BoolVar(&unsealed, "unsealed", false, "write the keys of new authorities without a passphrase: for evaluation")
+	cmd.Flags().BoolVar(&dry, "dry-run", false, "as levee pki plan")
 	return cmd
+}
+
+// planned is what `levee pki plan --json` prints.
+type planned struct {
+	Out     string             `json:"out"`
+	Changes []provision.Change `json:"changes"`
+	Drift   []provision.Drift  `json:"drift"`
+}
+
+func plan(stdout io.Writer, c provision.Config, asJSON bool, now time.Time) error {
+	result, err := c.Plan(now)
+	if err != nil {
+		return err
+	}
+	p := planned{c.Dir, append([]provision.Change{}, result.Changes...), append([]provision.Drift{}, result.Drift...)}
+	if asJSON {
+		err = json.NewEncoder(stdout).Encode(p)
+	} else {
+		_, err = stdout.Write(p.text())
+	}
+	if err != nil {
+		return fmt.Errorf("writing: %w", err)
+	}
+	switch {
+	case len(p.Drift) > 0:
+		return failure{exitVerification, fmt.Errorf("%d things are not as the inventory says", len(p.Drift))}
+	case len(p.Changes) > 0:
+		return failure{exitVerification, fmt.Errorf("%d files to write: levee pki apply", len(p.Changes))}
+	default:
+		return nil
+	}
 }
 
 // applied is what `levee pki apply --json` prints.
 type applied struct {
-	Out     string          `json:"out"`
-	Bundles []appliedBundle `json:"bundles"`
+	Out          string              `json:"out"`
+	Bundles      []appliedBundle     `json:"bundles"`
+	Certificates []provision.Expiry  `json:"certificates"`
+	Changes      []provision.Change  `json:"changes"`
+	Drift        []provision.Drift   `json:"drift"`
+	Inventory    provision.Inventory `json:"-"`
 }
 
 type appliedBundle struct {
@@ -110,19 +206,17 @@ type appliedBundle struct {
 // next one.
 const fileTold = "told.json"
 
-func apply(stdout io.Writer, inv provision.Inventory, out string, asJSON bool, now time.Time) error {
+func apply(stdout io.Writer, c provision.Config, asJSON bool, now time.Time) error {
+	out, inv := c.Dir, c.Inventory
 	if err := inv.Check(); err != nil { // before there is a directory
 		return err
 	}
-	if err := ownDir(out); err != nil {
+	if err := c.Ready(now); err != nil { // likewise: without its passphrases nothing is begun
 		return err
 	}
-	unlock, taken, err := tryLock(filepath.Join(out, "lock"))
+	unlock, err := hold(out)
 	if err != nil {
 		return err
-	}
-	if !taken {
-		return fmt.Errorf("%s is in use by another levee", out)
 	}
 	defer unlock()
 	told := make(map[string]string)
@@ -133,11 +227,11 @@ func apply(stdout io.Writer, inv provision.Inventory, out string, asJSON bool, n
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("reading what was told of earlier: %w; remove %s to be told of everything", err, filepath.Join(out, fileTold))
 	}
-	before, err := provision.Survey(out, inv)
-	if err != nil {
-		return err
+	done, err := c.Apply(now)
+	if errors.Is(err, provision.ErrDrift) {
+		return failure{exitVerification, fmt.Errorf("%w\nnothing was made; levee pki inspect FILE says what a file is", err)}
 	}
-	if _, err := provision.Apply(out, inv, now); err != nil {
+	if err != nil {
 		return err
 	}
 	after, err := provision.Survey(out, inv)
@@ -148,11 +242,13 @@ func apply(stdout io.Writer, inv provision.Inventory, out string, asJSON bool, n
 	if err != nil {
 		return err
 	}
-	result, news := applied{Out: out}, make(map[string]string)
+	result, news := applied{Out: out, Changes: append([]provision.Change{}, done.Changes...), Drift: append([]provision.Drift{}, done.Drift...), Inventory: inv}, make(map[string]string)
+	if result.Certificates, err = provision.Expiries(out, inv); err != nil {
+		return err
+	}
 	for _, is := range after {
 		sender := is.Identity.Sender()
-		made := !slices.ContainsFunc(before, func(b provision.Issued) bool { return b.Identity == is.Identity })
-		result.Bundles = append(result.Bundles, appliedBundle{Identity: sender, Made: made, Expires: is.NotAfter.UTC(), Bundle: is.Dir,
+		result.Bundles = append(result.Bundles, appliedBundle{Identity: sender, Made: done.Made(is.Identity), Expires: is.NotAfter.UTC(), Bundle: is.Dir,
 			Carry: told[sender] != is.Content, Edited: is.Edited})
 		news[sender] = is.Content
 	}
@@ -162,7 +258,7 @@ func apply(stdout io.Writer, inv provision.Inventory, out string, asJSON bool, n
 	if asJSON {
 		err = json.NewEncoder(stdout).Encode(result)
 	} else {
-		err = result.print(stdout, inv, now)
+		err = result.print(stdout, now)
 	}
 	if err != nil {
 		return fmt.Errorf("writing: %w", err)
@@ -170,15 +266,36 @@ func apply(stdout io.Writer, inv provision.Inventory, out string, asJSON bool, n
 	if text, err = json.Marshal(news); err != nil {
 		return err
 	}
-	return durable.WriteFile(filepath.Join(out, fileTold), text, 0o600)
+	if old, err := durable.ReadFile(filepath.Join(out, fileTold), 64<<20); err != nil || string(old) != string(text) {
+		if err := durable.WriteFile(filepath.Join(out, fileTold), text, 0o600); err != nil {
+			return err
+		}
+	}
+	if len(result.Drift) > 0 {
+		return failure{exitVerification, fmt.Errorf("%d things are not as the inventory says", len(result.Drift))}
+	}
+	return nil
+}
+
+// hold makes a deployer's directory if there is none, and keeps others away from
+// it.
+func hold(out string) (unlock func(), err error) {
+	if err := ownDir(out); err != nil {
+		return nil, err
+	}
+	unlock, taken, err := tryLock(filepath.Join(out, "lock"))
+	if err == nil && !taken {
+		err = fmt.Errorf("%s is in use by another levee", out)
+	}
+	return unlock, err
 }
 
 // notes says what is to be done with a bundle.
-func (b appliedBundle) notes(now time.Time) string {
+func (b appliedBundle) notes() string {
 	var all []string
 	switch {
 	case b.Orphan:
-		all = append(all, "not in the inventory: it stays valid until then, nothing revokes it yet")
+		all = append(all, "not in the inventory: it stays valid until then")
 	case b.Made:
 		all = append(all, "new")
 	case b.Carry:
@@ -187,49 +304,19 @@ func (b appliedBundle) notes(now time.Time) string {
 	if b.Edited {
 		all = append(all, "its configuration file is not what the inventory says")
 	}
-	if !b.Expires.After(now) {
-		all = append(all, "EXPIRED: remove its tls.key and tls.pem and run this again")
-	}
 	return strings.Join(all, "; ")
 }
 
-func (a applied) print(stdout io.Writer, inv provision.Inventory, now time.Time) error {
-	made, carry, edited := 0, 0, 0
-	var text bytes.Buffer
-	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "IDENTITY\tBUNDLE\tEXPIRES\t")
+func (a applied) count(what func(appliedBundle) bool) (n int) {
 	for _, b := range a.Bundles {
-		switch {
-		case b.Made:
-			made++
-		case b.Carry:
-			carry++
-		}
-		if b.Edited {
-			edited++
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", b.Identity, b.Bundle, b.Expires.Format(time.DateOnly), b.notes(now))
-	}
-	if err := w.Flush(); err != nil {
-		return err
-	}
-	fmt.Fprintf(&text, "\n%d bundles, %d of them new, %d changed.", len(a.Bundles), made, carry)
-	if edited > 0 {
-		fmt.Fprintf(&text, " A configuration file is written once: remove one to have it written anew.")
-	}
-	fmt.Fprintf(&text, `
-Carry each bundle to where it is needed, then start its part there:
-  levee-%[1]s --config BUNDLE/levee-%[1]s.yaml
-%[2]s holds the keys of every authority, unsealed: it belongs on a machine that runs no part.
-`, pki.RoleBroker, filepath.Join(a.Out, "authority"))
-	for _, s := range inv.Sites {
-		if len(s.Brokers) > 1 {
-			fmt.Fprintf(&text, "Site %s has %d brokers. They do not exchange messages, and in this version a part uses one at a time:\nrun one, and the next when it is gone for good.\n", s.Name, len(s.Brokers))
+		if what(b) {
+			n++
 		}
 	}
-	if inv.Evaluation {
-		fmt.Fprintln(&text, "The root was made for evaluation: it lasts seven days, and production refuses it.")
-	}
-	_, err := stdout.Write(text.Bytes())
-	return err
+	return n
+}
+
+// sealed reports whether every authority's key that is there is sealed.
+func sealed(all []provision.Expiry) bool {
+	return !slices.ContainsFunc(all, func(e provision.Expiry) bool { return e.Key == provision.KeyPlain })
 }

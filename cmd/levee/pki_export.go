@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,8 +23,14 @@ func exportCommand() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "export",
-		Short: "hand a person's or guest's certificate to another MQTT client",
-		Long: `Write what mosquitto_sub, mosquitto_pub or any other client of MQTT 3.1.1 needs to
+		Short: "hand a person's or guest's certificate to another program",
+		Long: `Write a person's or guest's certificate and key for another program:
+
+  --to mosquitto   mosquitto_sub, mosquitto_pub and, by its README.txt, any other MQTT client
+  --to mqttx       MQTTX: a file of connections to import
+  --to pkcs12      browsers: people only; the passphrase of the file is shown once, and kept nowhere
+
+For mosquitto it writes what mosquitto_sub, mosquitto_pub or any other client of MQTT 3.1.1 needs to
 use the certificate of a person or a guest: ca.crt, client.crt, client.key, an
 options file for each broker, and README.txt, which says what to enter and what
 policy lets that identity read and publish.
@@ -38,7 +46,7 @@ its key would end that.`,
 				return usage(fmt.Errorf("whose? give --bundle the directory of a person's or guest's bundle"))
 			case options.Out == "":
 				return usage(fmt.Errorf("where to? give --out a directory that does not exist yet"))
-			case to != "mosquitto":
+			case !slices.Contains([]string{"mosquitto", "mqttx", "pkcs12"}, to):
 				return usage(fmt.Errorf("--to %q is no client known here; --to mosquitto also writes README.txt for any other", to))
 			}
 			if cmd.Flags().Changed("session") {
@@ -47,19 +55,44 @@ its key would end that.`,
 				}
 				options.Session = &number
 			}
-			r, err := export.Mosquitto(options, time.Now())
-			if err != nil {
-				return err
+			switch to {
+			case "pkcs12":
+				r, passphrase, err := export.PKCS12(options, time.Now())
+				if err != nil {
+					return err
+				}
+				return told(cmd.OutOrStdout(), asJSON, shownOnce{r, passphrase.Reveal()}, `%s is exported to %s
+  certificate until  %s
+  passphrase         %s
+The passphrase is shown this once and kept nowhere. Import the file, then remove it.
+`, r.Identity, filepath.Join(r.Dir, export.FilePKCS12), r.NotAfter.Format(time.RFC3339), passphrase.Reveal())
+			case "mqttx":
+				r, err := export.MQTTX(options, time.Now())
+				if err != nil {
+					return err
+				}
+				return printExport(cmd.OutOrStdout(), r, asJSON)
+			default:
+				r, err := export.Mosquitto(options, time.Now())
+				if err != nil {
+					return err
+				}
+				return printExport(cmd.OutOrStdout(), r, asJSON)
 			}
-			return printExport(cmd.OutOrStdout(), r, asJSON)
 		},
 	}
 	cmd.Flags().StringVar(&options.Bundle, "bundle", "", "the `directory` of the bundle to export")
-	cmd.Flags().StringVar(&to, "to", "", "the `client` to export to: mosquitto")
+	cmd.Flags().StringVar(&to, "to", "", "the `program` to export to: mosquitto, mqttx or pkcs12")
 	cmd.Flags().StringVar(&options.Out, "out", "", "the `directory` to make; it may exist if it is empty")
 	cmd.Flags().IntVar(&number, "session", export.Sessions-1, "which `number` of a person's sessions the client is, 0 to 2; not for guests")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	return cmd
+}
+
+// shownOnce is what --to pkcs12 --json prints.
+type shownOnce struct {
+	*export.Result
+	Passphrase string `json:"passphrase"`
 }
 
 func printExport(out io.Writer, r *export.Result, asJSON bool) error {

@@ -65,7 +65,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 verified and found wrong.`,
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage(err) })
-	root.AddCommand(watchCommand(), drillCommand(), auditCommand(), pkiCommand(), versionCommand())
+	root.AddCommand(watchCommand(), drillCommand(), auditCommand(), pkiCommand(), siteCommand(), versionCommand())
 	root.AddCommand(platformCommands()...)
 	err := root.ExecuteContext(ctx)
 	if err == nil {

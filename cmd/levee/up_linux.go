@@ -36,7 +36,7 @@ const upSession = peopleSessions
 func platformCommands() []*cobra.Command { return []*cobra.Command{upCommand()} }
 
 // evaluation returns the inventory that `levee up` starts with.
-func evaluation(broker, balancer, console string) provision.Inventory {
+func evaluation(broker, balancer, console, issuer string) provision.Inventory {
 	return provision.Inventory{
 		TrustDomain: "levee.internal",
 		Evaluation:  true,
@@ -48,6 +48,7 @@ func evaluation(broker, balancer, console string) provision.Inventory {
 			Monitors:    []provision.Monitor{{Name: "monitor-1", Act: true}},
 			Controllers: []provision.Controller{{Name: "balancer-1", Pools: []provision.Pool{{Server: "server-1", Listen: balancer}}}},
 			Recorder:    "recorder-1",
+			Issuers:     []provision.Issuer{{Name: "issuer-1", Listen: issuer, Address: issuer}},
 			Consoles:    []provision.Console{{Name: "console-1", Listen: console}},
 			Guests:      []provision.Guest{{Name: "guest-1"}},
 			People:      []provision.Person{{Role: pki.RoleOperator, Name: "operator-1"}, {Role: pki.RoleViewer, Name: "viewer-1"}},
@@ -57,8 +58,8 @@ func evaluation(broker, balancer, console string) provision.Inventory {
 
 func upCommand() *cobra.Command {
 	var (
-		dir, broker, balancer, console string
-		quiet                          bool
+		dir, broker, balancer, console, issuer string
+		quiet                                  bool
 	)
 	cmd := &cobra.Command{
 		Use:   "up",
@@ -72,7 +73,7 @@ adds one counting rule to the host, in an nftables table of its own, and removes
 it at the end.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			for _, name := range []string{"broker", "balancer", "console"} {
+			for _, name := range []string{"broker", "balancer", "console", "issuer"} {
 				if _, err := os.Lstat(filepath.Join(dir, provision.FileInventory)); err == nil && cmd.Flags().Changed(name) {
 					return usage(fmt.Errorf("--%s counts at the first start, and %s is there already; choose another --dir", name, dir))
 				}
@@ -80,13 +81,14 @@ it at the end.`,
 			// A closed terminal drains as well.
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGHUP)
 			defer stop()
-			return up(ctx, dir, evaluation(broker, balancer, console), quiet, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			return up(ctx, dir, evaluation(broker, balancer, console, issuer), quiet, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	cmd.Flags().StringVar(&dir, "dir", defaultDir, "state `directory`")
 	cmd.Flags().StringVar(&broker, "broker", "127.0.0.1:8883", "`address:port` of the broker, at the first start")
 	cmd.Flags().StringVar(&balancer, "balancer", "127.0.0.1:8080", "`address:port` of the load balancer, at the first start")
 	cmd.Flags().StringVar(&console, "console", "127.0.0.1:8090", "`address:port` of the console's page, at the first start")
+	cmd.Flags().StringVar(&issuer, "issuer", "127.0.0.1:8884", "`address:port` of the issuer, at the first start")
 	cmd.Flags().BoolVar(&quiet, "quiet", false, "do not show live messages")
 	return cmd
 }
@@ -196,7 +198,8 @@ func inventoryOf(dir string, first provision.Inventory) (provision.Inventory, er
 // checkFree looks whether the addresses can be had before anything is made from
 // them: after the first start they stand in configuration files.
 func checkFree(s provision.Site) error {
-	for flag, address := range map[string]string{"broker": s.Brokers[0].Listen, "balancer": s.Controllers[0].Pools[0].Listen, "console": s.Consoles[0].Listen} {
+	for flag, address := range map[string]string{"broker": s.Brokers[0].Listen, "balancer": s.Controllers[0].Pools[0].Listen, "console": s.Consoles[0].Listen,
+		"issuer": s.Issuers[0].Listen} {
 		parsed, err := netip.ParseAddrPort(address)
 		if err != nil || !s.Networks[0].Contains(parsed.Addr()) || parsed.Port() == 0 {
 			return usage(fmt.Errorf("--%s %s is not an address in %s and a port: levee up stays on this machine", flag, address, s.Networks[0]))
@@ -218,6 +221,10 @@ func announce(out io.Writer, dir string, inv provision.Inventory) {
 	if len(s.Consoles) > 0 { // a directory of an earlier version has none
 		page = "http://" + s.Consoles[0].Listen + "/"
 	}
+	renews := "none in this inventory"
+	if len(s.Issuers) > 0 { // likewise
+		renews = s.Issuers[0].Address
+	}
 	where := ""
 	if dir != defaultDir {
 		where = " --dir " + dir
@@ -229,6 +236,7 @@ func announce(out io.Writer, dir string, inv provision.Inventory) {
   sensor        this machine's counters, every 5 s
   monitor       thresholds in %[6]s
   recorder      log and segments in %[7]s
+  issuer        %[11]s   renews certificates, publishes revocations
   console       %[8]s   the page for operators
   logs          %[10]s
 
@@ -243,5 +251,5 @@ Ctrl-C drains and stops.
 
 `, s.Name, s.Controllers[0].Pools[0].Listen, dir, s.Brokers[0].Address, s.Controllers[0].Pools[0].Server,
 		filepath.Join(dir, "bundles", s.Name, "monitor", s.Monitors[0].Name, "levee-monitor.yaml"),
-		filepath.Join(dir, "bundles", s.Name, "recorder", s.Recorder, "state"), page, where, filepath.Join(dir, "levee.log"))
+		filepath.Join(dir, "bundles", s.Name, "recorder", s.Recorder, "state"), page, where, filepath.Join(dir, "levee.log"), renews)
 }

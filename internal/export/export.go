@@ -13,6 +13,7 @@
 package export
 
 import (
+	"crypto"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -33,8 +34,8 @@ import (
 	"levee/policies"
 )
 
-// The files of an export. Beside them lies a directory for each broker, named
-// after it, with the options files.
+// The files of an export. An export for mosquitto has besides a directory for each
+// broker, named after it, with the options files; one for MQTTX FileMQTTX.
 const (
 	FileRoot   = "ca.crt"     // the one root
 	FileChain  = "client.crt" // leaf and issuer
@@ -81,11 +82,7 @@ type Broker struct {
 
 // Mosquitto writes an export for mosquitto_sub and mosquitto_pub.
 func Mosquitto(o Options, now time.Time) (*Result, error) {
-	s, err := open(o, now)
-	if err != nil {
-		return nil, err
-	}
-	out, err := filepath.Abs(o.Out)
+	s, out, err := open(o, now)
 	if err != nil {
 		return nil, err
 	}
@@ -93,17 +90,21 @@ func Mosquitto(o Options, now time.Time) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := write(out, s, page); err != nil {
+	if err := write(out, s.files(page)); err != nil {
 		return nil, fmt.Errorf("writing the export: %w", err)
 	}
-	r := &Result{
-		Dir: out, Identity: s.id.Sender(), ClientID: s.clientID, NotAfter: s.credential.Leaf().NotAfter.UTC(),
-		Evaluation: pki.IsEvaluation(s.trust.Root), Brokers: s.brokers, Read: s.rights.Subscriptions(), Publish: publications(s.rights),
-	}
+	r := s.result(out)
 	for _, line := range s.try() {
 		r.Try = append(r.Try, "(cd "+quote(out)+" && "+line+")")
 	}
 	return r, nil
+}
+
+func (s *subject) result(out string) *Result {
+	return &Result{
+		Dir: out, Identity: s.id.Sender(), ClientID: s.clientID, NotAfter: s.credential.Leaf().NotAfter.UTC(),
+		Evaluation: pki.IsEvaluation(s.trust.Root), Brokers: s.brokers, Read: s.rights.Subscriptions(), Publish: publications(s.rights),
+	}
 }
 
 // subject is a bundle that passed every check, and what follows from it.
@@ -111,6 +112,7 @@ type subject struct {
 	trust      *site.Trust
 	credential *pki.Credential
 	key        []byte // PEM of the credential's key
+	private    crypto.Signer
 	id         pki.Identity
 	rights     *policies.Rights
 	clientID   string
@@ -118,7 +120,17 @@ type subject struct {
 	brokers    []Broker
 }
 
-func open(o Options, now time.Time) (*subject, error) {
+// open checks the bundle, and returns where the export goes.
+func open(o Options, now time.Time) (*subject, string, error) {
+	s, err := openBundle(o, now)
+	if err != nil {
+		return nil, "", err
+	}
+	out, err := filepath.Abs(o.Out)
+	return s, out, err
+}
+
+func openBundle(o Options, now time.Time) (*subject, error) {
 	// Nothing here acts on a message, and the root is the one in the bundle.
 	trust, err := site.OpenTrust(site.Settings{Bundle: config.Path(o.Bundle), Evaluation: true}, now)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -156,7 +168,11 @@ func open(o Options, now time.Time) (*subject, error) {
 	if _, err := pki.ParseCredential(key, ca.MarshalCertificates(credential.Leaf(), credential.Issuer())); err != nil {
 		return nil, fmt.Errorf("opening bundle %s: %w", o.Bundle, err)
 	}
-	s := &subject{trust: trust, credential: credential, key: key, id: id, rights: trust.Policy.Rights(id), clientID: clientID(id, n)}
+	private, err := pki.ReadKey(keyFile)
+	if err != nil {
+		return nil, err
+	}
+	s := &subject{trust: trust, credential: credential, key: key, private: private, id: id, rights: trust.Policy.Rights(id), clientID: clientID(id, n)}
 	if id.Role.Class() == pki.ClassPerson {
 		s.other = clientID(id, (n+Sessions-1)%Sessions)
 	}
@@ -235,14 +251,19 @@ func optionValue(s string) bool {
 // quote spells s as one word of a POSIX shell.
 func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
-// files returns what an export consists of, by slash-separated path.
-func (s *subject) files(page []byte) map[string][]byte {
-	files := map[string][]byte{
+// common returns what every export with a plain key consists of.
+func (s *subject) common(page []byte) map[string][]byte {
+	return map[string][]byte{
 		FileRoot:   ca.MarshalCertificates(s.trust.Root),
 		FileChain:  ca.MarshalCertificates(s.credential.Leaf(), s.credential.Issuer()),
 		FileKey:    s.key,
 		FileReadme: page,
 	}
+}
+
+// files returns what an export for mosquitto consists of, by slash-separated path.
+func (s *subject) files(page []byte) map[string][]byte {
+	files := s.common(page)
 	for _, b := range s.brokers {
 		for _, client := range clients {
 			files[b.Name+"/"+client] = s.options(b)
@@ -269,7 +290,7 @@ func (s *subject) options(b Broker) []byte {
 }
 
 // write makes out with every file of the export, or nothing.
-func write(out string, s *subject, page []byte) error {
+func write(out string, files map[string][]byte) error {
 	if err := vacant(out); err != nil {
 		return err
 	}
@@ -281,7 +302,7 @@ func write(out string, s *subject, page []byte) error {
 	if err != nil {
 		return err
 	}
-	if err = fill(fresh, s.files(page)); err == nil {
+	if err = fill(fresh, files); err == nil {
 		err = replaceEmpty(fresh, out)
 	}
 	if err != nil {
@@ -313,7 +334,7 @@ func fill(dir string, files map[string][]byte) error {
 			return err
 		}
 		mode := os.FileMode(0o644)
-		if name == FileKey {
+		if name == FileKey || name == FilePKCS12 {
 			mode = 0o600
 		}
 		if err := durable.CreateFile(path, content, mode); err != nil {

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -25,12 +27,19 @@ const authorityLifetime = 2 * 365 * 24 * time.Hour
 type deployer struct {
 	root     ca.Issuer
 	verifier *pki.Verifier
-	machines ca.Issuer
-	people   ca.Issuer
+	machines authority
+	people   authority
 	key      keys.SiteKey
 	policy   *policies.Policy
 	text     []byte // the policy file
 	current  issued // the site document in force
+}
+
+// authority is one issuing authority of a site and the journal of what it
+// issued. In a dry walk that would make it, it has neither certificate nor key.
+type authority struct {
+	ca.Issuer
+	journal *journal
 }
 
 // issued is a signed site document; it is empty before the first.
@@ -39,130 +48,179 @@ type issued struct {
 	raw      []byte
 }
 
-// The deployer's own files, below Layout.site.
+// The deployer's own files: the root's in Layout.Authority, the others in a
+// directory for each site.
 const (
+	fileRoot      = "root"       // .key and .pem
 	fileMachineCA = "machine-ca" // .key and .pem
 	filePeopleCA  = "people-ca"  // .key and .pem
 	fileSiteKey   = "site.key"   // the root of the site's envelope keys
 )
 
-func (d *deployer) issuer(c pki.Class) ca.Issuer {
+func (d *deployer) authority(c pki.Class) *authority {
 	if c == pki.ClassPerson {
-		return d.people
+		return &d.people
 	}
-	return d.machines
+	return &d.machines
 }
 
-// openRoot loads the root, or makes it when nothing was ever issued.
-func (l Layout) openRoot(inv Inventory, now time.Time) (ca.Issuer, *pki.Verifier, error) {
-	path := filepath.Join(l.Authority(), "root")
+// openRoot loads the root, or makes it when nothing was ever issued. Its key may
+// lie elsewhere: only a new authority needs it.
+func (r *run) openRoot() (ca.Issuer, *pki.Verifier, error) {
+	inv, path := r.config.Inventory, filepath.Join(r.Authority(), fileRoot)
 	lifetime := ca.MaxRootLifetime
 	if inv.Evaluation {
 		lifetime = ca.MaxEvaluationLifetime
 	}
-	entries, err := os.ReadDir(l.Authority())
-	if err != nil {
+	entries, err := os.ReadDir(r.Authority())
+	if err != nil && !(r.dry && errors.Is(err, fs.ErrNotExist)) {
+		return ca.Issuer{}, nil, err
+	}
+	if err := r.sweep(r.Authority()); err != nil {
 		return ca.Issuer{}, nil, err
 	}
 	if !exists(path+".pem") && slices.ContainsFunc(entries, fs.DirEntry.IsDir) {
 		return ca.Issuer{}, nil, fmt.Errorf("%s.pem is gone, and sites were made below it: restore it", path)
 	}
-	root, err := openIssuer(path, ca.NewRootKey, func(key crypto.Signer) (*x509.Certificate, error) {
-		made, err := ca.NewRoot(key, inv.TrustDomain, ca.RootOptions{Lifetime: lifetime, Evaluation: inv.Evaluation}, now)
+	root, err := r.openIssuer(path, SecretRoot, ca.NewRootKey, func(key crypto.Signer) (*x509.Certificate, error) {
+		made, err := ca.NewRoot(key, inv.TrustDomain, ca.RootOptions{Lifetime: lifetime, Evaluation: inv.Evaluation}, r.now)
 		return made.Certificate, err
 	})
+	if err == nil && root.Certificate == nil { // a dry walk goes on below one that nobody keeps
+		root, err = trialRoot(inv, lifetime, r.now)
+	}
 	if err != nil {
 		return ca.Issuer{}, nil, err
 	}
 	if trustDomain, err := pki.TrustDomain(root.Certificate); err != nil || trustDomain != inv.TrustDomain {
-		return ca.Issuer{}, nil, fmt.Errorf("the root in %s is of trust domain %q, the inventory of %q", l.Authority(), trustDomain, inv.TrustDomain)
+		return ca.Issuer{}, nil, fmt.Errorf("the root in %s is of trust domain %q, the inventory of %q", r.Authority(), trustDomain, inv.TrustDomain)
 	}
 	if pki.IsEvaluation(root.Certificate) != inv.Evaluation {
-		return ca.Issuer{}, nil, fmt.Errorf("of the root in %s and the inventory one is for evaluation and the other is not", l.Authority())
+		return ca.Issuer{}, nil, fmt.Errorf("of the root in %s and the inventory one is for evaluation and the other is not", r.Authority())
 	}
-	if now.After(root.Certificate.NotAfter) {
-		return ca.Issuer{}, nil, fmt.Errorf("the root in %s expired on %s; move %s away and start anew", l.Authority(),
-			root.Certificate.NotAfter.UTC().Format(time.DateOnly), l.Dir)
+	if r.now.After(root.Certificate.NotAfter) {
+		return ca.Issuer{}, nil, fmt.Errorf("the root in %s expired on %s; move %s away and start anew", r.Authority(),
+			root.Certificate.NotAfter.UTC().Format(time.DateOnly), r.Dir)
 	}
 	v, err := pki.NewVerifier(pki.VerifierConfig{Root: root.Certificate, TrustDomain: inv.TrustDomain, AllowEvaluation: true})
 	return root, v, err
 }
 
+func trialRoot(inv Inventory, lifetime time.Duration, now time.Time) (ca.Issuer, error) {
+	key, err := ca.NewRootKey()
+	if err != nil {
+		return ca.Issuer{}, err
+	}
+	return ca.NewRoot(key, inv.TrustDomain, ca.RootOptions{Lifetime: lifetime, Evaluation: inv.Evaluation}, now)
+}
+
+// siteAuthority is what an inventory says of one of a site's two authorities.
+type siteAuthority struct {
+	pki.Authority
+	file  string // below Layout.site, without extension
+	zones ca.Zones
+}
+
+func (s Site) authorities(trustDomain string) [2]siteAuthority {
+	return [2]siteAuthority{
+		{pki.Authority{TrustDomain: trustDomain, Site: s.Name, Class: pki.ClassMachine}, fileMachineCA, ca.Zones{Networks: s.Networks}},
+		{pki.Authority{TrustDomain: trustDomain, Site: s.Name, Class: pki.ClassPerson}, filePeopleCA, ca.Zones{}},
+	}
+}
+
 // openSite loads what makes the bundles of one site, and makes what is missing
 // and cannot have been used yet.
-func (l Layout) openSite(root ca.Issuer, v *pki.Verifier, s Site, trustDomain string, now time.Time) (*deployer, error) {
-	dir := l.site(s.Name)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+func (r *run) openSite(root ca.Issuer, v *pki.Verifier, s Site) (*deployer, error) {
+	dir, trustDomain := r.site(s.Name), r.config.Inventory.TrustDomain
+	if err := errors.Join(r.directory(dir), r.sweep(dir)); err != nil {
 		return nil, err
 	}
 	d := &deployer{root: root, verifier: v}
-	for _, a := range []struct {
-		class  pki.Class
-		file   string
-		issuer *ca.Issuer
-		zones  ca.Zones
-	}{
-		{pki.ClassMachine, fileMachineCA, &d.machines, ca.Zones{Networks: s.Networks}},
-		{pki.ClassPerson, filePeopleCA, &d.people, ca.Zones{}},
-	} {
+	for _, a := range s.authorities(trustDomain) {
 		path := filepath.Join(dir, a.file)
-		authority := pki.Authority{TrustDomain: trustDomain, Site: s.Name, Class: a.class}
-		issuer, err := openIssuer(path, ca.NewAuthorityKey, func(key crypto.Signer) (*x509.Certificate, error) {
-			return ca.IssueAuthority(root, authority, key.Public(), a.zones, authorityLifetime, now)
+		issuer, err := r.openIssuer(path, SecretSites, ca.NewAuthorityKey, func(key crypto.Signer) (*x509.Certificate, error) {
+			return ca.IssueAuthority(root, a.Authority, key.Public(), a.zones, authorityLifetime, r.now)
 		})
 		if err != nil {
 			return nil, err
 		}
-		if is, err := v.VerifyAuthority(issuer.Certificate, now); err != nil {
-			return nil, fmt.Errorf("%s.pem: %w", path, err)
-		} else if is != authority {
-			return nil, fmt.Errorf("%s.pem is the authority of %s, not of %s", path, is.Host(), authority.Host())
+		if issuer.Certificate != nil {
+			if err := a.check(path+".pem", issuer.Certificate, v, r.now); err != nil {
+				return nil, err
+			}
+			if !a.permitted(issuer.Certificate) {
+				r.note(path+".pem", "it permits other networks than the inventory: to have it made anew with the same key, remove this file, bring the root's key, and run apply")
+			}
 		}
-		*a.issuer = issuer
+		j, err := r.openJournal(s.Name, a.Class, root, issuer, v)
+		if err != nil {
+			return nil, err
+		}
+		*d.authority(a.Class) = authority{issuer, j}
 	}
 	var err error
-	if d.key, err = l.openSiteKey(s.Name); err != nil {
+	if d.key, err = r.openSiteKey(s.Name); err != nil {
 		return nil, err
 	}
 	path := filepath.Join(dir, site.FilePolicy)
-	if err := createMissing(path, 0o644, func() ([]byte, error) { return policies.Default(), nil }); err != nil {
+	if err := r.createMissing(path, public, func() ([]byte, error) { return policies.Default(), nil }); err != nil {
 		return nil, err
 	}
-	if d.text, err = durable.ReadFile(path, policies.MaxBytes); err != nil {
-		return nil, err
+	if d.text = policies.Default(); !r.planned(path) {
+		if d.text, err = durable.ReadFile(path, policies.MaxBytes); err != nil {
+			return nil, err
+		}
 	}
 	if d.policy, err = policies.Parse(d.text); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	d.current, err = l.newestDocument(d, s.identities(trustDomain), now)
+	d.current, err = r.newestDocument(d, s.identities(trustDomain))
 	return d, err
+}
+
+// check wants the certificate at path to be this authority's, below our root.
+func (a siteAuthority) check(path string, cert *x509.Certificate, v *pki.Verifier, now time.Time) error {
+	is, err := v.VerifyAuthority(cert, now)
+	if err != nil {
+		return drift(path, "%w", err)
+	}
+	if is != a.Authority {
+		return drift(path, "it is the authority of %s, not of %s", is.Host(), a.Host())
+	}
+	return nil
+}
+
+// permitted reports whether cert permits the networks of the inventory and no
+// others.
+func (a siteAuthority) permitted(cert *x509.Certificate) bool {
+	return slices.EqualFunc(cert.PermittedIPRanges, a.zones.Networks, func(n *net.IPNet, p netip.Prefix) bool { return n.String() == p.String() })
 }
 
 // openSiteKey loads the root of a site's envelope keys. Another one in its
 // place would give new parts keys that no old part accepts.
-func (l Layout) openSiteKey(name string) (keys.SiteKey, error) {
-	path := filepath.Join(l.site(name), fileSiteKey)
+func (r *run) openSiteKey(name string) (keys.SiteKey, error) {
+	path := filepath.Join(r.site(name), fileSiteKey)
 	key, err := keys.LoadSite(path)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return key, err
 	}
-	if exists(l.bundles(name)) {
-		return keys.SiteKey{}, fmt.Errorf("%s is gone, and bundles were made with it: restore it", path)
+	if exists(r.bundles(name)) {
+		return keys.SiteKey{}, drift(path, "it is gone, and bundles were made with it: restore it")
 	}
 	if key, err = keys.NewSiteKey(name); err != nil {
 		return keys.SiteKey{}, err
 	}
-	return key, durable.WriteFile(path, keys.EncodeSite(key), 0o600)
+	return key, r.write(path, secret, func() ([]byte, error) { return keys.EncodeSite(key), nil })
 }
 
 // newestDocument returns the site document with the highest number that was
 // given out. The deployer's own copy may be lost, or from a backup; parts
 // refuse a lower number than one they have seen.
-func (l Layout) newestDocument(d *deployer, ids []pki.Identity, now time.Time) (newest issued, err error) {
-	own := l.document(ids[0].Site)
+func (r *run) newestDocument(d *deployer, ids []pki.Identity) (newest issued, err error) {
+	own := r.document(ids[0].Site)
 	paths := []string{own}
 	for _, id := range ids {
-		paths = append(paths, filepath.Join(l.Bundle(id), site.FileDocument))
+		paths = append(paths, filepath.Join(r.Bundle(id), site.FileDocument))
 	}
 	for _, path := range paths {
 		raw, err := durable.ReadFile(path, site.MaxDocument)
@@ -172,10 +230,10 @@ func (l Layout) newestDocument(d *deployer, ids []pki.Identity, now time.Time) (
 		if err != nil {
 			return issued{}, err
 		}
-		document, err := site.ParseDocument(raw, d.root.Certificate, d.verifier, now)
+		document, err := site.ParseDocument(raw, d.root.Certificate, d.verifier, r.now)
 		switch {
 		case err != nil && path == own:
-			return issued{}, fmt.Errorf("%s: %w", path, err)
+			return issued{}, drift(path, "%w", err)
 		case err != nil || document.Site != ids[0].Site: // a bundle's copy is replaced
 		case newest.document == nil || document.Number > newest.document.Number:
 			newest = issued{document, raw}
@@ -185,50 +243,38 @@ func (l Layout) newestDocument(d *deployer, ids []pki.Identity, now time.Time) (
 }
 
 // openIssuer loads path.key and path.pem, and makes what is missing. A key
-// without a certificate is one whose making was interrupted.
-func openIssuer(path string, newKey func() (crypto.Signer, error), issue func(crypto.Signer) (*x509.Certificate, error)) (ca.Issuer, error) {
-	key, err := openKey(path+".key", path+".pem", newKey)
-	if err != nil {
-		return ca.Issuer{}, err
-	}
+// without a certificate is one whose making was interrupted, or whose
+// certificate is asked for elsewhere.
+func (r *run) openIssuer(path string, whose Secret, newKey func() (crypto.Signer, error), issue func(crypto.Signer) (*x509.Certificate, error)) (ca.Issuer, error) {
 	cert, err := pki.ReadCertificate(path + ".pem")
-	if errors.Is(err, fs.ErrNotExist) {
-		if cert, err = issue(key); err == nil {
-			err = durable.WriteFile(path+".pem", ca.MarshalCertificates(cert), 0o644)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return ca.Issuer{}, drift(path+".pem", "%w", err)
+	}
+	if err == nil {
+		key, err := r.openAuthorityKey(path+".key", whose, cert)
+		return ca.Issuer{Certificate: cert, Signer: key}, err
+	}
+	if whose != SecretRoot && exists(filepath.Join(r.Authority(), fileRoot+".pem")) && !exists(filepath.Join(r.Authority(), fileRoot+".key")) {
+		return ca.Issuer{}, errNoRoot
+	}
+	var key crypto.Signer
+	if exists(path + ".key") {
+		if key, err = r.openAuthorityKey(path+".key", whose, nil); err != nil {
+			return ca.Issuer{}, err
+		}
+	} else {
+		if key, err = r.makeAuthorityKey(path+".key", whose, newKey); err != nil {
+			return ca.Issuer{}, err
 		}
 	}
-	if err != nil {
-		return ca.Issuer{}, err
-	}
-	public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool })
-	if !ok || !public.Equal(cert.PublicKey) {
-		return ca.Issuer{}, fmt.Errorf("%s.key is not the key of %s.pem", path, path)
-	}
-	return ca.Issuer{Certificate: cert, Signer: key}, nil
+	err = r.write(path+".pem", public, func() ([]byte, error) {
+		if cert, err = issue(key); err != nil {
+			return nil, err
+		}
+		return ca.MarshalCertificates(cert), nil
+	})
+	return ca.Issuer{Certificate: cert, Signer: key}, err
 }
 
-// openKey loads a private key, or makes it. It makes none where a certificate
-// shows that there was one.
-func openKey(path, certificate string, newKey func() (crypto.Signer, error)) (crypto.Signer, error) {
-	key, err := pki.ReadKey(path)
-	if !errors.Is(err, fs.ErrNotExist) {
-		return key, err
-	}
-	if exists(certificate) {
-		return nil, fmt.Errorf("%s is gone, and there is a certificate for it: restore it, or remove %s as well", path, certificate)
-	}
-	if key, err = newKey(); err != nil {
-		return nil, err
-	}
-	b, err := ca.MarshalKey(key)
-	if err != nil {
-		return nil, err
-	}
-	return key, durable.WriteFile(path, b, 0o600)
-}
-
-// exists reports whether there is anything at path, or nobody can tell.
-func exists(path string) bool {
-	_, err := os.Lstat(path)
-	return !errors.Is(err, fs.ErrNotExist)
-}
+// errNoRoot says that a new authority is needed, and the root's key is elsewhere.
+var errNoRoot = errors.New("the root's key is elsewhere")

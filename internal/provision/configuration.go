@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/template"
 
@@ -22,13 +23,17 @@ import (
 //go:embed templates/*.yaml
 var templates embed.FS
 
-// configuration returns the configuration file of a part, nil for people and
-// guests, who have none.
+// configuration returns the configuration file of a part, nil for guests, who
+// have none. People have one where there is an issuer, to find it.
 func (l Layout) configuration(inv Inventory, s Site, id pki.Identity) ([]byte, error) {
-	if id.Role.Class() == pki.ClassPerson || id.Role == pki.RoleGuest {
+	name := string(id.Role) + ".yaml"
+	if id.Role.Class() == pki.ClassPerson {
+		name = "person.yaml"
+	}
+	if id.Role == pki.RoleGuest || id.Role.Class() == pki.ClassPerson && len(s.Issuers) == 0 {
 		return nil, nil
 	}
-	t, err := template.ParseFS(templates, "templates/common.yaml", "templates/"+string(id.Role)+".yaml")
+	t, err := template.ParseFS(templates, "templates/common.yaml", "templates/"+name)
 	if err != nil {
 		return nil, fmt.Errorf("writing configuration: %w", err)
 	}
@@ -46,8 +51,10 @@ func (l Layout) configuration(inv Inventory, s Site, id pki.Identity) ([]byte, e
 		return nil, err
 	}
 	var b bytes.Buffer
-	err = t.ExecuteTemplate(&b, string(id.Role)+".yaml", map[string]any{
+	err = t.ExecuteTemplate(&b, name, map[string]any{
 		"Identity": id, "State": state, "Watermark": watermark, "Evaluation": inv.Evaluation, "Site": s,
+		"Renews": len(s.Issuers) > 0 && id.Role != pki.RoleIssuer, // an issuer renews its own
+		"Issuer": s.issuer(), "Lifetime": inv.lifetime(pki.ClassMachine), "Sealed": keyState(filepath.Join(bundle, FileIssuing+".key")) == KeySealed,
 		"Broker": s.broker(id.Name), "Monitor": s.monitor(id.Name), "Pools": s.pools(id.Name), "Console": s.console(id.Name), "Origin": logOrigin(id),
 	})
 	if err != nil {
@@ -61,6 +68,14 @@ func (s Site) broker(name string) (found Broker) {
 		if b.Name == name {
 			return b
 		}
+	}
+	return found
+}
+
+// issuer returns the site's issuer, or none.
+func (s Site) issuer() (found Issuer) {
+	if len(s.Issuers) > 0 {
+		found = s.Issuers[0]
 	}
 	return found
 }
@@ -92,17 +107,32 @@ func (s Site) pools(controller string) []Pool {
 	return nil
 }
 
-// brokerNames returns what a broker's certificate says beside its site's host:
-// the address that others dial.
-func (s Site) brokerNames(name string) (names ca.Names) {
-	host, _, err := net.SplitHostPort(s.broker(name).Address)
-	if err != nil { // Check has seen it
+// address returns where others dial a server, empty for all other parts.
+func (s Site) address(id pki.Identity) string {
+	switch id.Role {
+	case pki.RoleBroker:
+		return s.broker(id.Name).Address
+	case pki.RoleIssuer:
+		return s.issuer().Address
+	default:
+		return ""
+	}
+}
+
+// names returns what a server's certificate says beside its identity: the
+// address that others dial, and the site's host, by which they verify it.
+func (s Site) names(id pki.Identity) (names ca.Names) {
+	host, _, err := net.SplitHostPort(s.address(id))
+	if err != nil { // none, or not one: Check has seen it
 		return names
 	}
 	if ip, err := netip.ParseAddr(host); err == nil {
 		names.IPs = []netip.Addr{ip}
 	} else {
 		names.DNS = []string{host}
+	}
+	if !slices.Contains(names.DNS, id.Host()) {
+		names.DNS = append(names.DNS, id.Host())
 	}
 	return names
 }

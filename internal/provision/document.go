@@ -2,10 +2,10 @@ package provision
 
 import (
 	"bytes"
-	"fmt"
+	"encoding/json"
 	"path/filepath"
 	"reflect"
-	"time"
+	"slices"
 
 	"levee/internal/durable"
 	"levee/internal/records"
@@ -16,40 +16,75 @@ import (
 
 // distribute signs a new site document if the site is not what the last one
 // says, and gives every bundle the current one.
-func (l Layout) distribute(d *deployer, s Site, ids []pki.Identity, now time.Time) error {
-	want, err := l.want(d, s, ids)
+func (r *run) distribute(d *deployer, s Site, ids []pki.Identity) error {
+	if err := r.giveJournals(d, ids); err != nil {
+		return err
+	}
+	want, err := r.want(d, s, ids)
 	if err != nil {
 		return err
 	}
-	raw := d.current.raw
-	if d.current.document == nil || !reflect.DeepEqual(want, *d.current.document) {
-		want.Number++
-		want.ID = wire.NewID()
-		if raw, err = site.Sign(want, d.people.Signer, d.people.Certificate, d.root.Certificate, now); err != nil {
-			return err
+	if d.current.document != nil && reflect.DeepEqual(want, *d.current.document) {
+		return r.deliver(s, ids, d.current.raw, nil)
+	}
+	return r.sign(d, s, ids, want)
+}
+
+// sign signs the document that follows the one in force, and gives it to all.
+func (r *run) sign(d *deployer, s Site, ids []pki.Identity, want site.Document) error {
+	detail := Difference(d.current.document, &want)
+	if r.dry {
+		return r.deliver(s, ids, nil, detail)
+	}
+	want.Number++
+	want.ID = wire.NewID()
+	raw, err := site.Sign(want, d.people.Signer, d.people.Certificate, d.root.Certificate, r.now)
+	if err != nil {
+		return err
+	}
+	return r.deliver(s, ids, raw, detail)
+}
+
+// deliver gives the document to the deployer and to every bundle. The deployer's
+// comes first: no bundle has a number that the deployer lacks. In a dry walk raw
+// is nil where it would be a new one.
+func (r *run) deliver(s Site, ids []pki.Identity, raw []byte, detail []string) error {
+	for i, path := range r.documents(s, ids) {
+		if i > 0 {
+			detail = nil
 		}
-	}
-	// The deployer's first: no bundle has a number that the deployer lacks.
-	paths := []string{l.document(s.Name)}
-	for _, id := range ids {
-		paths = append(paths, filepath.Join(l.Bundle(id), site.FileDocument))
-	}
-	for _, path := range paths {
-		if err := keep(path, 0o644, raw); err != nil {
+		if raw == nil {
+			if err := r.write(path, public, nil, detail...); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := r.keep(path, public, raw, detail...); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+func (r *run) documents(s Site, ids []pki.Identity) []string {
+	paths := []string{r.document(s.Name)}
+	for _, id := range ids {
+		paths = append(paths, filepath.Join(r.Bundle(id), site.FileDocument))
+	}
+	return paths
+}
+
 // want returns what the site document must say of the bundles that are there.
 // What follows from no inventory is as in the document in force: minimum
 // generations and the keys of parts that are not provisioned here are not
 // taken back.
-func (l Layout) want(d *deployer, s Site, ids []pki.Identity) (site.Document, error) {
+func (r *run) want(d *deployer, s Site, ids []pki.Identity) (site.Document, error) {
 	doc := site.Document{Generations: []site.Generation{}}
 	if d.current.document != nil {
 		doc = *d.current.document
+	}
+	if err := r.config.edits[s.Name].apply(&doc); err != nil {
+		return doc, err
 	}
 	logKey := doc.LogKey // a site without its recorder keeps it: the next one continues that log, or says why not
 	doc.TrustDomain, doc.Site, doc.PolicyHash = ids[0].TrustDomain, s.Name, site.HashText(d.policy.Hash())
@@ -60,24 +95,81 @@ func (l Layout) want(d *deployer, s Site, ids []pki.Identity) (site.Document, er
 	for _, id := range ids {
 		switch id.Role {
 		case pki.RoleMonitor, pki.RoleApprover:
-			c, err := pki.LoadCredential(filepath.Join(l.Bundle(id), site.FileKey), filepath.Join(l.Bundle(id), site.FileChain))
-			if err != nil {
-				return site.Document{}, err
+			pin := site.Pin{Sender: id.Sender(), SPKI: "a new key"} // in a dry walk
+			if !r.planned(filepath.Join(r.Bundle(id), site.FileChain)) {
+				c, err := pki.LoadCredential(filepath.Join(r.Bundle(id), site.FileKey), filepath.Join(r.Bundle(id), site.FileChain))
+				if err != nil {
+					return site.Document{}, drift(r.Bundle(id), "%w", err)
+				}
+				pin.SPKI = site.HashText(pki.SPKIHash(c.Leaf()))
 			}
-			doc.Pins = append(doc.Pins, site.Pin{Sender: id.Sender(), SPKI: site.HashText(pki.SPKIHash(c.Leaf()))})
+			doc.Pins = append(doc.Pins, pin)
 		case pki.RoleRecorder:
-			path := filepath.Join(l.Bundle(id), records.FileLogKey)
+			path := filepath.Join(r.Bundle(id), records.FileLogKey)
+			if r.planned(path) {
+				doc.LogKey = "a new key"
+				continue
+			}
 			text, err := durable.ReadFile(path, 1024)
 			if err != nil {
-				return site.Document{}, err
+				return site.Document{}, drift(path, "%w", err)
 			}
 			if doc.LogKey, err = verifierKey(string(bytes.TrimSpace(text))); err != nil {
-				return site.Document{}, err
+				return site.Document{}, drift(path, "%w", err)
 			}
 			if logKey != "" && doc.LogKey != logKey {
-				return site.Document{}, fmt.Errorf("%s is not the key of the site's log, %q: put that one back", path, logKey)
+				return site.Document{}, drift(path, "it is not the key of the site's log, %q: put that one back", logKey)
 			}
 		}
 	}
 	return doc, nil
+}
+
+// Difference says what changes from one site document to the next, one line for
+// each thing: "+" comes, "-" goes. old is nil before the first. Number, id and
+// time change with every signing and are left out.
+func Difference(old, next *site.Document) (lines []string) {
+	var before []string
+	if old != nil {
+		before = statements(old)
+	}
+	after := statements(next)
+	for _, line := range before {
+		if !slices.Contains(after, line) {
+			lines = append(lines, "- "+line)
+		}
+	}
+	for _, line := range after {
+		if !slices.Contains(before, line) {
+			lines = append(lines, "+ "+line)
+		}
+	}
+	return lines
+}
+
+// statements says everything that a document says, but its number, id and time.
+// It goes by the encoding, so that no member that comes to it is left out.
+func statements(d *site.Document) (lines []string) {
+	var members map[string]json.RawMessage
+	text, err := json.Marshal(d)
+	if err == nil {
+		err = json.Unmarshal(text, &members)
+	}
+	if err != nil { // a document is nothing but text and numbers
+		return []string{err.Error()}
+	}
+	for name, value := range members {
+		var elements []json.RawMessage
+		switch {
+		case name == "number" || name == "id" || name == "issued":
+		case json.Unmarshal(value, &elements) == nil:
+			for _, e := range elements {
+				lines = append(lines, name+" "+string(e))
+			}
+		default:
+			lines = append(lines, name+" "+string(value))
+		}
+	}
+	slices.Sort(lines)
+	return lines
 }

@@ -223,3 +223,14 @@ func stricter(t testing.TB) []byte {
 	}
 	return []byte(text)
 }
+
+func mustPrefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
+
+// tiny is a site with one bundle of each kind.
+func tiny() Inventory {
+	inv := inventory()
+	s := &inv.Sites[0]
+	s.Sensors, s.Controllers, s.Monitors = nil, nil, nil
+	s.Issuers = []Issuer{{Name: "iss-1", Listen: "127.0.0.1:9", Address: "127.0.0.1:9"}}
+	return inv
+}

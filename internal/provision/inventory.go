@@ -7,8 +7,10 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"time"
 
 	"levee/internal/config"
+	"levee/internal/issuance"
 	"levee/pki"
 )
 
@@ -18,8 +20,29 @@ type Inventory struct {
 	TrustDomain string `yaml:"trust_domain"`
 	// Evaluation marks the root as made for evaluation: unsealed, seven days,
 	// refused by production configurations.
-	Evaluation bool   `yaml:"evaluation,omitempty"`
-	Sites      []Site `yaml:"sites"`
+	Evaluation bool `yaml:"evaluation,omitempty"`
+	// Lifetimes are how long certificates last.
+	Lifetimes Lifetimes `yaml:"lifetimes,omitempty"`
+	Sites     []Site    `yaml:"sites"`
+}
+
+// Lifetimes are how long the certificates of each class last. Zero is the
+// longest that the class may have.
+type Lifetimes struct {
+	Machines time.Duration `yaml:"machines,omitempty"`
+	People   time.Duration `yaml:"people,omitempty"`
+}
+
+// lifetime returns how long certificates of a class last.
+func (inv Inventory) lifetime(c pki.Class) time.Duration {
+	asked := inv.Lifetimes.Machines
+	if c == pki.ClassPerson {
+		asked = inv.Lifetimes.People
+	}
+	if asked == 0 {
+		return c.MaxLifetime()
+	}
+	return asked
 }
 
 // Site is one bank location.
@@ -33,9 +56,11 @@ type Site struct {
 	Monitors    []Monitor      `yaml:"monitors"`
 	Controllers []Controller   `yaml:"controllers"`
 	Recorder    string         `yaml:"recorder"` // the name of the site's one recorder
-	Consoles    []Console      `yaml:"consoles,omitempty"`
-	Guests      []Guest        `yaml:"guests,omitempty"`
-	People      []Person       `yaml:"people"`
+	// Issuers renew the machines' certificates while the site runs: one, or none.
+	Issuers  []Issuer  `yaml:"issuers,omitempty"`
+	Consoles []Console `yaml:"consoles,omitempty"`
+	Guests   []Guest   `yaml:"guests,omitempty"`
+	People   []Person  `yaml:"people"`
 }
 
 // Broker is one broker.
@@ -75,6 +100,13 @@ type Console struct {
 	Listen string `yaml:"listen"` // loopback address:port of the page
 }
 
+// Issuer is the site's issuer.
+type Issuer struct {
+	Name    string `yaml:"name"`
+	Listen  string `yaml:"listen"`  // host:port to bind
+	Address string `yaml:"address"` // host:port that others dial
+}
+
 // Guest is anything else that may connect: it reads and writes public topics.
 type Guest struct {
 	Name string `yaml:"name"`
@@ -86,6 +118,10 @@ type Person struct {
 	Name string   `yaml:"name"`
 }
 
+// minLifetime leaves room for a renewal: nothing of ours looks at a clock more
+// often than each second.
+const minLifetime = 10 * time.Second
+
 // Check reports the first thing in the inventory that cannot be made.
 func (inv Inventory) Check() error {
 	if !pki.ValidTrustDomain(inv.TrustDomain) {
@@ -93,6 +129,11 @@ func (inv Inventory) Check() error {
 	}
 	if len(inv.Sites) == 0 {
 		return errors.New("inventory: it has no site")
+	}
+	for name, class := range map[string]pki.Class{"machines": pki.ClassMachine, "people": pki.ClassPerson} {
+		if d := inv.lifetime(class); d < minLifetime || d > class.MaxLifetime() {
+			return fmt.Errorf("inventory: lifetimes: %s: %s is not %s to %s", name, d, minLifetime, class.MaxLifetime())
+		}
 	}
 	seen := make(map[string]bool)
 	for _, s := range inv.Sites {
@@ -135,12 +176,24 @@ func (s Site) check(trustDomain string) error {
 		}
 	}
 	addresses := make(map[string]bool)
+	if len(s.Issuers) > 1 {
+		return fmt.Errorf("it has %d issuers, and one is all that its journal and list of revocations allow", len(s.Issuers))
+	}
+	for _, i := range s.Issuers {
+		if i.Name == issuance.Deployer {
+			return fmt.Errorf("issuer %q: the deployer's journal has that name", i.Name)
+		}
+		if err := s.checkServer(i.Listen, i.Address, trustDomain); err != nil {
+			return fmt.Errorf("issuer %q: %w", i.Name, err)
+		}
+		addresses[i.Address] = true
+	}
 	for _, b := range s.Brokers {
-		if err := s.checkBroker(b, trustDomain); err != nil {
+		if err := s.checkServer(b.Listen, b.Address, trustDomain); err != nil {
 			return fmt.Errorf("broker %q: %w", b.Name, err)
 		}
 		if addresses[b.Address] {
-			return fmt.Errorf("broker %q: another broker has the address %s", b.Name, b.Address)
+			return fmt.Errorf("broker %q: another broker has the address %s, or the issuer has it", b.Name, b.Address)
 		}
 		addresses[b.Address] = true
 	}
@@ -152,12 +205,12 @@ func (s Site) check(trustDomain string) error {
 	return s.checkPools()
 }
 
-// checkBroker wants an address that the broker's certificate can carry.
-func (s Site) checkBroker(b Broker, trustDomain string) error {
-	if _, err := splitAddress(b.Listen); err != nil {
+// checkServer wants an address that the server's certificate can carry.
+func (s Site) checkServer(listen, address, trustDomain string) error {
+	if _, err := splitAddress(listen); err != nil {
 		return err
 	}
-	host, err := splitAddress(b.Address)
+	host, err := splitAddress(address)
 	if err != nil {
 		return err
 	}
@@ -237,6 +290,9 @@ func (s Site) identities(trustDomain string) []pki.Identity {
 	}
 	if s.Recorder != "" {
 		add(pki.RoleRecorder, s.Recorder)
+	}
+	for _, i := range s.Issuers {
+		add(pki.RoleIssuer, i.Name)
 	}
 	for _, c := range s.Consoles {
 		add(pki.RoleConsole, c.Name)

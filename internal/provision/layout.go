@@ -3,6 +3,7 @@ package provision
 import (
 	"path/filepath"
 
+	"levee/internal/records"
 	"levee/internal/site"
 	"levee/pki"
 )
@@ -32,6 +33,28 @@ func (l Layout) Bundle(id pki.Identity) string {
 // Config is the configuration file inside a component's bundle.
 func (l Layout) Config(id pki.Identity) string {
 	return filepath.Join(l.Bundle(id), "levee-"+string(id.Role)+".yaml")
+}
+
+// The files that only some bundles and the deployer's directory hold.
+const (
+	FileIssuing   = "machines" // .key and .pem: the site's machine authority, in its issuer's bundle
+	journalPrefix = "issued."  // and a class: the journal of what an authority issued
+)
+
+// plainNames are the files of bundles without an extension of ours.
+var plainNames = []string{site.FileFirstStart, records.FileNewLog, records.FileSums}
+
+// Journal is the deployer's journal of what a site's authority of that class issued.
+func (l Layout) Journal(name string, c pki.Class) string {
+	return filepath.Join(l.site(name), FileJournal(c))
+}
+
+// FileJournal is the name of such a journal, and of its copy in the recorder's bundle.
+func FileJournal(c pki.Class) string {
+	if c == pki.ClassPerson {
+		return journalPrefix + "people"
+	}
+	return journalPrefix + "machine"
 }
 
 // State is where the component keeps what it must remember, unless its

@@ -19,9 +19,10 @@ import (
 
 // Issued is one bundle that was made.
 type Issued struct {
-	Identity pki.Identity
-	Dir      string
-	NotAfter time.Time // of its certificate
+	Identity  pki.Identity
+	Dir       string
+	NotBefore time.Time // of its certificate
+	NotAfter  time.Time
 	// Content is a hash of what is carried. A part whose copy has another one
 	// needs the bundle again.
 	Content string
@@ -58,7 +59,7 @@ func (l Layout) survey(inv Inventory, s Site, id pki.Identity) (Issued, error) {
 	if err != nil {
 		return Issued{}, err
 	}
-	is := Issued{Identity: id, Dir: l.Bundle(id), NotAfter: c.Leaf().NotAfter}
+	is := Issued{Identity: id, Dir: l.Bundle(id), NotBefore: c.Leaf().NotBefore, NotAfter: c.Leaf().NotAfter}
 	if is.Content, err = content(is.Dir, filepath.Base(l.Config(id))); err != nil {
 		return Issued{}, err
 	}
@@ -81,7 +82,8 @@ func (l Layout) survey(inv Inventory, s Site, id pki.Identity) (Issued, error) {
 // change when anything of it does. The certificate stands for its key.
 func content(dir, configuration string) (string, error) {
 	h := sha256.New()
-	for _, name := range []string{site.FileChain, site.FileRoot, site.FileDocument, site.FilePolicy, site.FileKeys, records.FileSums, configuration} {
+	for _, name := range []string{site.FileChain, site.FileRoot, site.FileDocument, site.FilePolicy, site.FileKeys, records.FileSums,
+		FileIssuing + ".pem", FileJournal(pki.ClassMachine), FileJournal(pki.ClassPerson), configuration} {
 		b, err := durable.ReadFile(filepath.Join(dir, name), maxCarried)
 		if errors.Is(err, fs.ErrNotExist) { // not of this role, or not made yet
 			continue
@@ -123,7 +125,7 @@ func Orphans(dir string, inv Inventory) ([]Issued, error) {
 		if err != nil {
 			continue
 		}
-		all = append(all, Issued{Identity: id, Dir: filepath.Dir(chain), NotAfter: c.Leaf().NotAfter})
+		all = append(all, Issued{Identity: id, Dir: filepath.Dir(chain), NotBefore: c.Leaf().NotBefore, NotAfter: c.Leaf().NotAfter})
 	}
 	return all, nil
 }

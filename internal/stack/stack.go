@@ -19,6 +19,7 @@ import (
 	"levee/services/broker"
 	"levee/services/console"
 	"levee/services/controller/embedded"
+	"levee/services/issuer"
 	"levee/services/monitor"
 	"levee/services/recorder"
 	"levee/services/sensor"
@@ -37,7 +38,7 @@ type part struct {
 
 // order is how the parts need each other: whoever publishes wants a broker,
 // and whoever acts wants a record of it.
-var order = []pki.Role{pki.RoleBroker, pki.RoleRecorder, pki.RoleController, pki.RoleMonitor, pki.RoleSensor, pki.RoleConsole}
+var order = []pki.Role{pki.RoleBroker, pki.RoleIssuer, pki.RoleRecorder, pki.RoleController, pki.RoleMonitor, pki.RoleSensor, pki.RoleConsole}
 
 // Open opens every part of the identities from its configuration file below
 // dir. log is told which part speaks.
@@ -63,6 +64,8 @@ func open(role pki.Role, config string, log *slog.Logger) (daemon.Part, error) {
 	switch role {
 	case pki.RoleBroker:
 		return as(broker.Open(config, log))
+	case pki.RoleIssuer:
+		return as(issuer.Open(config, log))
 	case pki.RoleRecorder:
 		return as(recorder.Open(config, log))
 	case pki.RoleController:

@@ -34,7 +34,7 @@ func freePort(t *testing.T) string {
 
 func inventory(t *testing.T) provision.Inventory {
 	t.Helper()
-	broker := freePort(t)
+	broker, issuer := freePort(t), freePort(t)
 	return provision.Inventory{TrustDomain: "bank.example", Evaluation: true, Sites: []provision.Site{{
 		Name: "melb", Networks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
 		Brokers:     []provision.Broker{{Name: "b1", Listen: broker, Address: broker}},
@@ -42,6 +42,7 @@ func inventory(t *testing.T) provision.Inventory {
 		Monitors:    []provision.Monitor{{Name: "mon-1"}},
 		Controllers: []provision.Controller{{Name: "lb-1", Pools: []provision.Pool{{Server: "web-1", Listen: freePort(t)}}}},
 		Recorder:    "rec-1",
+		Issuers:     []provision.Issuer{{Name: "iss-1", Listen: issuer, Address: issuer}},
 		Consoles:    []provision.Console{{Name: "console-1", Listen: freePort(t)}},
 		People:      []provision.Person{{Role: pki.RoleOperator, Name: "ann"}},
 	}}}

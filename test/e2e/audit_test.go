@@ -72,11 +72,11 @@ func TestAudit(t *testing.T) {
 
 	// At work. Each audit falls somewhere else into what the recorder does.
 	var r audit.Report
-	for deadline := time.Now().Add(60 * time.Second); r.Entries < 28 || r.Confirmed < 2; {
+	for deadline := time.Now().Add(60 * time.Second); r.Signatures < 28 || r.Confirmed < 2; {
 		if time.Now().After(deadline) {
 			t.Fatalf("%+v", r)
 		}
-		if r.Entries < 26 {
+		if r.Signatures < 26 {
 			alerts(6)
 		}
 		if r = b.audited(t); r.Missing > 0 || r.Incomplete > 0 {

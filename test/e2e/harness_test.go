@@ -27,7 +27,7 @@ var bin string
 
 func TestMain(m *testing.M) {
 	os.Exit(processes.Run(m, func(dir string) { bin = dir },
-		"levee", "levee-broker", "levee-sensor", "levee-monitor", "levee-controller", "levee-recorder"))
+		"levee", "levee-broker", "levee-sensor", "levee-monitor", "levee-controller", "levee-recorder", "levee-issuer"))
 }
 
 // goOn reports whether a test that floods, or that runs a sensor, is to go on here;

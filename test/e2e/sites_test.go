@@ -63,7 +63,7 @@ func issue(t *testing.T) map[string]*carried {
 	if err := os.WriteFile(inventory, moved, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	script := exec.Command(bash, filepath.Join("..", "..", "scripts", "issue-certs.sh"), inventory, bank)
+	script := exec.Command(bash, filepath.Join("..", "..", "scripts", "issue-certs.sh"), inventory, bank, "--unsealed")
 	script.Env = append(os.Environ(), "LEVEE="+filepath.Join(bin, "levee"))
 	if out, err := script.CombinedOutput(); err != nil {
 		t.Fatalf("scripts/issue-certs.sh: %v\n%s", err, out)
