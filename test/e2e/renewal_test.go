@@ -62,7 +62,9 @@ func TestRenewal(t *testing.T) {
 	b := newBank(t, renewing(t, *shortLife))
 	running := b.startAll(t)
 	seen := b.watchAs(t, pki.RoleOperator)
-	reading := func(l feed.Line) bool { return strings.HasPrefix(l.Kind, "metrics/") && l.Sender == "melb/sensor/web-1" }
+	reading := func(l feed.Line) bool {
+		return strings.HasPrefix(l.Kind, "metrics/") && l.Sender == "melb/sensor/web-1"
+	}
 	seen.await(t, 20*time.Second, "a reading", reading)
 	for _, role := range machines {
 		await(t, 20*time.Second, fmt.Sprintf("%s is up", role), func() bool {
