@@ -1,6 +1,9 @@
 package pki_test
 
 import (
+	"crypto"
+	"crypto/ed25519"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -186,6 +189,90 @@ func TestWhatIsNewerCounts(t *testing.T) {
 		}
 		if _, err := pki.OpenStore(filepath.Join(r.dir, "tls.key"), filepath.Join(r.dir, "tls.pem"), r.verifier); err == nil {
 			t.Error("what nobody renews was opened after its end")
+		}
+	})
+}
+
+// The key of a renewal that is not complete outlives a restart, and no other key
+// is taken for it.
+func TestNextKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRenewable(t, time.Hour)
+		file := filepath.Join(r.dir, "renewing.key")
+		next := func() crypto.Signer {
+			t.Helper()
+			key, err := r.open(t).NextKey()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
+				t.Fatalf("%v, %v", info, err)
+			}
+			return key
+		}
+		same := func(a, b crypto.Signer) bool { return a.Public().(ed25519.PublicKey).Equal(b.Public()) }
+		first := next()
+		if !same(next(), first) {
+			t.Fatal("a restart made another key")
+		}
+		kept, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		broker, err := pki.NewKey(pki.RoleBroker)
+		if err != nil {
+			t.Fatal(err)
+		}
+		inUse, err := os.ReadFile(filepath.Join(r.dir, "tls.key"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		otherKind, _, err := pki.MarshalCredential(broker, r.open(t).Current().Leaf(), r.machines.Certificate)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, test := range map[string]struct {
+			b    []byte
+			mode os.FileMode
+		}{
+			"nothing": {nil, 0o600}, "half": {kept[:len(kept)/2], 0o600}, "rubbish": {[]byte("x"), 0o600}, "readable by others": {kept, 0o644},
+			"of another kind": {otherKind, 0o600}, "in use": {inUse, 0o600},
+		} {
+			if err := errors.Join(os.WriteFile(file, test.b, 0o600), os.Chmod(file, test.mode)); err != nil {
+				t.Fatal(err)
+			}
+			fresh := next()
+			if b, err := os.ReadFile(file); err != nil || slices.Equal(b, test.b) || same(fresh, first) || !same(next(), fresh) {
+				t.Errorf("%s: kept, or not replaced for good: %v", name, err)
+			}
+		}
+		s := r.open(t)
+		fresh := next()
+		if err := errors.Join(s.ForgetNextKey(), s.ForgetNextKey()); err != nil {
+			t.Fatal(err)
+		}
+		if same(next(), fresh) {
+			t.Error("a key that was given up came again")
+		}
+		time.Sleep(time.Minute)
+		if err := s.Replace(r.issue(t, "web-1", 30*time.Minute)); !errors.Is(err, pki.ErrEndsEarlier) {
+			t.Errorf("one that ends earlier: %v", err)
+		}
+		if _, err := os.Stat(file); err != nil {
+			t.Errorf("refused, and the key is gone: %v", err)
+		}
+		if err := s.Replace(r.issue(t, "web-1", time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(file); err == nil {
+			t.Error("replaced, and the key is still there")
+		}
+		fixed, err := pki.OpenStore(filepath.Join(r.dir, "tls.key"), filepath.Join(r.dir, "tls.pem"), r.verifier)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := fixed.NextKey(); err == nil {
+			t.Error("a store that is not renewed has a next key")
 		}
 	})
 }

@@ -2,11 +2,13 @@ package pki
 
 import (
 	"crypto"
+	"crypto/ecdsa"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -23,7 +25,7 @@ type Store struct {
 	verifier           *Verifier
 	identity           Identity
 
-	replacing sync.Mutex // so that an older reading never replaces a newer one
+	replacing sync.Mutex // so that an older reading never replaces a newer one; and of the next key
 	current   atomic.Pointer[holding]
 }
 
@@ -123,12 +125,82 @@ func (s *Store) Replace(key, chain []byte) error {
 	case id != s.identity:
 		return fmt.Errorf("replacing credential: it is of %s instead of %s", id, s.identity)
 	case credential.leaf.NotAfter.Before(s.Current().leaf.NotAfter):
-		return errors.New("replacing credential: it ends earlier than the one it would replace")
+		return fmt.Errorf("replacing credential: %w", ErrEndsEarlier)
 	}
 	if err := durable.WriteFile(s.renewedFile, slices.Concat(key, chain), 0o600); err != nil {
 		return fmt.Errorf("replacing credential: %w", err)
 	}
-	return s.reload(now)
+	if err := s.reload(now); err != nil {
+		return err
+	}
+	// One that stays is of no harm: NextKey knows that it is in use.
+	_ = durable.Remove(s.nextKeyFile())
+	return nil
+}
+
+// ErrEndsEarlier is the refusal of a credential that would end before the one
+// it replaces.
+var ErrEndsEarlier = errors.New("it ends earlier than the one it would replace")
+
+// fileNextKey lies beside the renewed credential.
+const fileNextKey = "renewing.key"
+
+func (s *Store) nextKeyFile() string {
+	return filepath.Join(filepath.Dir(s.renewedFile), fileNextKey)
+}
+
+// NextKey returns the key to ask for the next credential with: the same until
+// Replace has succeeded or ForgetNextKey gives it up, through restarts as well.
+// An answer that was lost can then be asked for again. It is on disk before it
+// is returned, and one that cannot be read is replaced by a new one.
+func (s *Store) NextKey() (crypto.Signer, error) {
+	if s.renewedFile == "" {
+		return nil, errors.New("making the next key: this credential is not renewed")
+	}
+	s.replacing.Lock()
+	defer s.replacing.Unlock()
+	key, err := NewKey(s.identity.Role)
+	if err != nil {
+		return nil, fmt.Errorf("making the next key: %w", err)
+	}
+	if kept, err := ReadKey(s.nextKeyFile()); err == nil && fitsRole(kept, key) && !samePublic(kept, s.Current().leaf.PublicKey) {
+		return kept, nil
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("making the next key: %w", err)
+	}
+	b := pem.EncodeToMemory(&pem.Block{Type: pemPrivateKey, Bytes: der})
+	if err := durable.WriteFile(s.nextKeyFile(), b, 0o600); err != nil {
+		return nil, fmt.Errorf("keeping the next key: %w", err)
+	}
+	return key, nil
+}
+
+// ForgetNextKey gives up the key that NextKey keeps: nothing will come of it.
+func (s *Store) ForgetNextKey() error {
+	if s.renewedFile == "" {
+		return nil
+	}
+	s.replacing.Lock()
+	defer s.replacing.Unlock()
+	if err := durable.Remove(s.nextKeyFile()); err != nil {
+		return fmt.Errorf("forgetting the next key: %w", err)
+	}
+	return nil
+}
+
+// fitsRole reports whether a key that was kept is of the kind of fresh, which
+// NewKey made for the role.
+func fitsRole(kept, fresh crypto.Signer) bool {
+	a, ok := kept.(*ecdsa.PrivateKey)
+	b, want := fresh.(*ecdsa.PrivateKey)
+	return ok == want && (!ok || a.Curve == b.Curve)
+}
+
+func samePublic(key crypto.Signer, public crypto.PublicKey) bool {
+	own, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool })
+	return ok && own.Equal(public)
 }
 
 // load returns the credential that was issued last, of those that are good.

@@ -20,8 +20,9 @@ func listCommand() *cobra.Command {
 whose they are, until when they last, and by when they should be renewed (thirty
 days before the end of an authority, with a third of its life left anything else).
 Machines that an issuer renews have newer ones than their bundles, and are not late.
+One that is not valid yet was made by a clock that was ahead.
 
-Exit codes: 0 all are in time, 3 one is late.`,
+Exit codes: 0 all are in time, 3 one is late, or not valid yet.`,
 		Example: "  levee pki list --inventory inventory.yaml --out bank",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -35,7 +36,7 @@ Exit codes: 0 all are in time, 3 one is late.`,
 			}
 			now, late := time.Now(), 0
 			for _, e := range all {
-				if e.Late(now) {
+				if e.Late(now) || e.Early(now) {
 					late++
 				}
 			}
@@ -51,7 +52,7 @@ Exit codes: 0 all are in time, 3 one is late.`,
 				return fmt.Errorf("writing: %w", err)
 			}
 			if late > 0 {
-				return failure{exitVerification, fmt.Errorf("%d certificates are to be renewed now", late)}
+				return failure{exitVerification, fmt.Errorf("%d certificates are to be renewed now, or are not valid yet", late)}
 			}
 			return nil
 		},

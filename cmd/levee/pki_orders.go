@@ -113,10 +113,18 @@ func (o *ordering) give(ctx context.Context, out io.Writer, kind issuance.OrderK
 	if err != nil {
 		return err
 	}
-	return send(ctx, client, out, statement, o.asJSON)
+	return send(ctx, client, out, statement, o.asJSON, o.advice(kind))
 }
 
-func send(ctx context.Context, to orderTaker, out io.Writer, statement []byte, asJSON bool) error {
+// advice says what a person has to know who gave an order, or "".
+func (o *ordering) advice(kind issuance.OrderKind) string {
+	if kind != issuance.Revoke || len(o.order.Targets) == 0 {
+		return ""
+	}
+	return "what was made for them within a minute after this order is revoked as well: make a new bundle later than that\n"
+}
+
+func send(ctx context.Context, to orderTaker, out io.Writer, statement []byte, asJSON bool, advice string) error {
 	answer, err := to.Order(ctx, statement)
 	if err != nil {
 		var refused *enrol.Refused
@@ -132,7 +140,7 @@ func send(ctx context.Context, to orderTaker, out io.Writer, statement []byte, a
 	if asJSON {
 		return json.NewEncoder(out).Encode(said)
 	}
-	_, err = fmt.Fprintf(out, "done: %s\n", answer)
+	_, err = fmt.Fprintf(out, "done: %s\n%s", answer, advice)
 	return err
 }
 
@@ -143,7 +151,7 @@ func revokeCommand() *cobra.Command {
 		Short: "revoke machines, or single certificates",
 		Long: `Revoke every certificate that the machines named have, and, with --serial, single
 certificates. Their sessions end within a second, and nothing brings them back but
-a new bundle. The order is signed with the operator's certificate and stands in
+a new bundle, made more than a minute after this order. The order is signed with the operator's certificate and stands in
 the issuer's journal before it takes effect.
 
 An operator may revoke machines. The deployer may revoke people as well: with

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"levee/internal/enrol"
+	"levee/internal/issuance"
 )
 
 // answers is an issuer that says one thing.
@@ -25,13 +26,13 @@ func TestSend(t *testing.T) {
 		code   int // 0: done
 		want   string
 	}{
-		{"done", answers{text: `{"journal":"issuer-1","index":4,"number":9}`}, 0, `"number":9`},
+		{"done", answers{text: `{"journal":"issuer-1","index":4,"number":9}`}, 0, "\"number\":9}\nlater\n"},
 		{"refused", answers{err: &enrol.Refused{Status: 403, Text: "not you"}}, exitVerification, "not you"},
 		{"not reached", answers{err: errors.New("connection refused")}, 1, "connection refused"},
 		{"no JSON", answers{text: "<html>"}, 1, "not JSON"},
 	} {
 		var out bytes.Buffer
-		err := send(t.Context(), test.issuer, &out, []byte("{}"), false)
+		err := send(t.Context(), test.issuer, &out, []byte("{}"), false, "later\n")
 		code := 0
 		if f := (failure{}); errors.As(err, &f) {
 			code = f.code
@@ -44,6 +45,20 @@ func TestSend(t *testing.T) {
 		}
 		if code != test.code || !strings.Contains(shown, test.want) || err != nil && out.Len() > 0 {
 			t.Errorf("%s: exit code %d, %q", test.name, code, shown)
+		}
+	}
+}
+
+// Who revokes machines learns when their new bundles count.
+func TestAdviceAfterRevocation(t *testing.T) {
+	targets, serials := issuance.Order{Targets: []string{"melb/sensor/web-1"}}, issuance.Order{Serials: []string{strings.Repeat("0", 32)}}
+	for _, test := range []struct {
+		kind  issuance.OrderKind
+		order issuance.Order
+		want  bool
+	}{{issuance.Revoke, targets, true}, {issuance.Revoke, serials, false}, {issuance.Readmit, targets, false}} {
+		if got := (&ordering{order: test.order}).advice(test.kind); strings.Contains(got, "within a minute after this order") != test.want {
+			t.Errorf("%s of %+v: %q", test.kind, test.order, got)
 		}
 	}
 }

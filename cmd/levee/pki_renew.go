@@ -2,23 +2,20 @@ package main
 
 import (
 	"context"
-	"crypto"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"time"
 
 	"levee/internal/config"
 	"levee/internal/enrol"
+	"levee/internal/renewal"
 	"levee/internal/site"
 	"levee/pki"
-	"levee/pki/ca"
 )
 
 // renew renews the certificate of a machine's bundle, and returns until when and
@@ -61,28 +58,15 @@ func renew(ctx context.Context, bundle, address string, now time.Time) (time.Tim
 	if err != nil {
 		return time.Time{}, "", err
 	}
-	var key crypto.Signer
-	if _, pinned := trust.Document.Pinned(id.Sender(), store.Current().Leaf()); pinned {
-		key, err = pki.ReadKey(filepath.Join(bundle, site.FileKey))
-	} else {
-		key, err = ca.NewKey(id.Role)
-	}
+	_, pinned := trust.Document.Pinned(id.Sender(), store.Current().Leaf())
+	r, err := renewal.New(renewal.Config{Store: store, Issuer: client, KeepKey: pinned, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return time.Time{}, "", err
 	}
-	request, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: id.ClientID()}}, key)
-	if err != nil {
-		return time.Time{}, "", fmt.Errorf("making a certificate request: %w", err)
-	}
-	leaf, issuer, err := client.Reenroll(ctx, request)
-	if err != nil {
+	if err := r.Now(ctx); err != nil {
 		return time.Time{}, "", err
 	}
-	keyPEM, chainPEM, err := pki.MarshalCredential(key, leaf, issuer)
-	if err != nil {
-		return time.Time{}, "", err
-	}
-	return leaf.NotAfter.UTC(), id.Sender(), store.Replace(keyPEM, chainPEM)
+	return store.Current().Leaf().NotAfter.UTC(), id.Sender(), nil
 }
 
 // partSettings returns what every configuration file says. A guest has none.

@@ -102,6 +102,8 @@ Carry each bundle to where it is needed, then start its part there:
 // due returns the columns that say until when a certificate lasts.
 func due(e provision.Expiry, now time.Time, notes string) string {
 	switch {
+	case e.Early(now):
+		notes = strings.TrimSuffix("NOT VALID YET: a clock was wrong; "+notes, "; ")
 	case e.Renews && !now.Before(e.RenewBy):
 		notes = strings.TrimSuffix("its part has renewed it; "+notes, "; ")
 	case !now.Before(e.NotAfter):

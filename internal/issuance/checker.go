@@ -4,9 +4,11 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"levee/envelope"
+	"levee/internal/wire"
 	"levee/pki"
 )
 
@@ -18,12 +20,25 @@ type Checker struct {
 	authority pki.Authority
 	journal   string
 	at        Position
+
+	// What the entries with an order, as far as the checker has seen them, do not
+	// allow those that follow.
+	latest int64             // the highest time of one, ms since the epoch
+	number uint64            // of the list after the last revocation
+	orders map[wire.ID]int64 // when each expires, ms since the epoch; those that could still be followed at latest less MaxFall
 }
 
+// MaxFall is how far the time of an entry with an order may be below that of an
+// earlier one. Between two orders of people whose clocks are right it never is
+// further: each is followed within its life.
+const MaxFall = MaxOrderLife + maxAhead
+
 // NewChecker returns a checker of the journal of one authority, which begins
-// behind at.
+// behind at. Of orders before that it knows nothing: whether one of those is
+// followed again, only a checker that began at the start can tell.
 func NewChecker(root *x509.Certificate, v *pki.Verifier, authority pki.Authority, journal string, at Position) *Checker {
-	return &Checker{root: root, verifier: v, authority: authority, journal: journal, at: at}
+	return &Checker{root: root, verifier: v, authority: authority, journal: journal, at: at,
+		orders: make(map[wire.ID]int64)}
 }
 
 // Position returns how far the checker has come.
@@ -31,8 +46,9 @@ func (c *Checker) Position() Position { return c.at }
 
 // Next verifies the line that follows: that the authority signed it, that it
 // follows the line before, that the certificate in it is the authority's own,
-// and that its order was signed by a person who may give it. After an error the
-// position is what it was.
+// that its order was signed by a person who may give it and is followed for the
+// first time, and that the number of the list rises. After an error the position
+// is what it was.
 func (c *Checker) Next(line []byte) (Entry, error) {
 	e, err := c.next(line)
 	if err != nil {
@@ -69,7 +85,31 @@ func (c *Checker) next(line []byte) (Entry, error) {
 	if err := order.Fresh(at); err != nil {
 		return Entry{}, err
 	}
-	return e, order.fits(&e)
+	if err := order.fits(&e); err != nil {
+		return Entry{}, err
+	}
+	return e, c.once(&e, order)
+}
+
+// once refuses an entry whose order was followed before, and takes note of it. An
+// order that is forgotten here has expired for good: the time of what follows
+// falls by no more than MaxFall.
+func (c *Checker) once(e *Entry, order *SignedOrder) error {
+	_, known := c.orders[order.ID]
+	switch {
+	case known:
+		return fmt.Errorf("order %s is followed twice", order.ID)
+	case e.Time < c.latest-MaxFall.Milliseconds():
+		return fmt.Errorf("its time is %s before that of an earlier order", time.Duration(c.latest-e.Time)*time.Millisecond)
+	case e.Kind == Revocation && c.number != 0 && e.Number <= c.number, e.Kind == Readmission && e.Number < c.number:
+		return fmt.Errorf("the number of the list goes from %d to %d", c.number, e.Number)
+	}
+	c.orders[order.ID], c.latest = order.Expires, max(c.latest, e.Time)
+	if e.Kind == Revocation {
+		c.number = e.Number
+	}
+	maps.DeleteFunc(c.orders, func(_ wire.ID, expires int64) bool { return expires < c.latest-MaxFall.Milliseconds() })
+	return nil
 }
 
 // checkAuthor returns the certificate of the authority that signed m.

@@ -23,8 +23,14 @@ const (
 	MaxOrderLife = 15 * time.Minute
 	// MaxTargets bounds the identities, and the serial numbers, of one order.
 	MaxTargets = 64
-	maxReason  = 200              // bytes
-	maxAhead   = 30 * time.Second // of the signer's clock
+	// MaxGeneration and MaxOperatorGeneration bound the generation that the
+	// people's authority and an operator may ask for: there is always one above
+	// what an operator asked for.
+	MaxGeneration         = 1_000_000
+	MaxOperatorGeneration = 1_000
+
+	maxReason = 200              // bytes
+	maxAhead  = 30 * time.Second // of the signer's clock
 )
 
 // OrderKind says what an order asks for. It is the type of its statement.
@@ -60,6 +66,8 @@ type SignedOrder struct {
 	Kind OrderKind
 	Raw  []byte
 	Time int64 // ms since the epoch, when it was signed
+	// ByAuthority: it is signed as the people's authority, and not as a person.
+	ByAuthority bool
 	// Identities are those that Targets names, in its order.
 	Identities []pki.Identity
 	// Person is who signed it; zero if the people's authority did.
@@ -122,7 +130,8 @@ func SignOrder(kind OrderKind, o Order, sender string, signer *envelope.Signer, 
 // person of the same site signed it who may give it, as of its own time, and
 // that it names nobody of another site. Whether it is fresh, was carried out
 // before, or its signer was revoked, is for the caller to ask. Operators order
-// machines about; the people's authority orders everything of its site.
+// machines about, and let sensors, consoles and guests join; the people's
+// authority orders everything of its site.
 func ParseOrder(raw []byte, root *x509.Certificate, v *pki.Verifier, authority pki.Authority) (*SignedOrder, error) {
 	o, err := parseOrder(raw, root, v, authority)
 	if err != nil {
@@ -150,10 +159,17 @@ func parseOrder(raw []byte, root *x509.Certificate, v *pki.Verifier, authority p
 	switch {
 	case o.Person.Role != pki.RoleOperator || o.Person.Site != authority.Site || m.KeyID().Generation != 1:
 		return nil, fmt.Errorf("%s may give no orders here", o.Person.Sender())
+	case o.Generation > MaxOperatorGeneration:
+		return nil, fmt.Errorf("%s may ask for generation %d at most", o.Person.Sender(), MaxOperatorGeneration)
 	}
 	for _, id := range o.Identities {
 		if id.Role.Class() != pki.ClassMachine {
 			return nil, fmt.Errorf("%s may order machines about, and %s is none", o.Person.Sender(), id.Sender())
+		}
+		// Who makes an issuer, revokes people; who makes a broker or a recorder,
+		// decides what everybody hears or what is remembered.
+		if o.Kind == Join && id.Role != pki.RoleSensor && id.Role != pki.RoleConsole && id.Role != pki.RoleGuest {
+			return nil, fmt.Errorf("%s may let sensors, consoles and guests join, and %s is none", o.Person.Sender(), id.Sender())
 		}
 	}
 	return o, nil
@@ -174,7 +190,8 @@ func readOrder(raw []byte, authority pki.Authority) (*SignedOrder, *envelope.Mes
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w (%s)", err, envelope.ReasonOf(err))
 	}
-	o := &SignedOrder{Raw: raw, Time: m.Time}
+	o := &SignedOrder{Raw: raw, Time: m.Time,
+		ByAuthority: m.KeyID() == keyID(pki.Authority{Site: authority.Site, Class: pki.ClassPerson})}
 	for _, kind := range []OrderKind{Revoke, Readmit, Join} {
 		if string(m.Topic) == statementTopic(authority.Site, string(kind)) {
 			o.Kind = kind
@@ -214,6 +231,8 @@ func (o *Order) check(kind OrderKind) error {
 		return fmt.Errorf("more than %d targets or serial numbers", MaxTargets)
 	case len(o.Reason) > maxReason:
 		return fmt.Errorf("a reason of more than %d bytes", maxReason)
+	case o.Generation > MaxGeneration:
+		return fmt.Errorf("a generation above %d", MaxGeneration)
 	case repeats(o.Targets) || repeats(o.Serials):
 		return errors.New("it says something twice")
 	case kind == Revoke && (o.All || o.SPKI != "" || len(o.Targets)+len(o.Serials) == 0 || o.Generation != 0 && len(o.Targets) == 0):

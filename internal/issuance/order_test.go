@@ -26,6 +26,11 @@ func TestOrders(t *testing.T) {
 		"an operator revokes machines":       {Revoke, Order{Targets: []string{"melb/sensor/web-1", "melb/monitor/m1"}, Reason: "stolen"}, ann},
 		"an operator revokes a serial":       {Revoke, Order{Serials: []string{serial}}, ann},
 		"with a generation":                  {Revoke, Order{Targets: []string{"melb/sensor/web-1"}, Generation: 2}, ann},
+		"the authority's generation":         {Revoke, Order{Targets: []string{"melb/sensor/web-1"}, Generation: MaxGeneration}, byPeople("melb")},
+		"an operator's generation":           {Revoke, Order{Targets: []string{"melb/sensor/web-1"}, Generation: MaxOperatorGeneration}, ann},
+		"an operator lets a console join":    {Join, Order{Targets: []string{"melb/console/c9"}, SPKI: spki}, ann},
+		"an operator lets a guest join":      {Join, Order{Targets: []string{"melb/guest/g9"}, SPKI: spki}, ann},
+		"the authority lets an issuer join":  {Join, Order{Targets: []string{"melb/issuer/iss-2"}, SPKI: spki}, byPeople("melb")},
 		"the authority revokes a person":     {Revoke, Order{Targets: []string{"melb/operator/ann"}}, byPeople("melb")},
 		"an operator readmits all":           {Readmit, Order{All: true}, ann},
 		"the authority readmits one":         {Readmit, Order{Targets: []string{"melb/sensor/web-1"}}, byPeople("melb")},
@@ -47,6 +52,12 @@ func TestOrders(t *testing.T) {
 			t.Errorf("%s: identities %v", name, o.Identities)
 		}
 		want := test.by.Sender()
+		if o.ByAuthority == (test.by == ann) {
+			t.Errorf("%s: by the authority: %t", name, o.ByAuthority)
+		}
+		if read, err := ReadOrder(raw, machines("melb")); err != nil || read.ByAuthority != o.ByAuthority {
+			t.Errorf("%s: read again, %v", name, err)
+		}
 		if o.Signer("melb") != want || (test.by == ann) != (o.Leaf != nil) || (test.by == ann) != (o.Person == ann) {
 			t.Errorf("%s: signed by %q, want %q", name, o.Signer("melb"), want)
 		}
@@ -115,6 +126,14 @@ func TestOrdersRefused(t *testing.T) {
 		"the kind of a journal's entry":   {OrderKind(Revocation), Order{Targets: one}, byPeople("melb")},
 		"the kind of the site document":   {"site", Order{Targets: one}, byPeople("melb")},
 		"a revocation called a token":     {Join, Order{Targets: one, Generation: 1, SPKI: spki}, byPeople("melb")},
+		"a generation above the bound":    {Revoke, Order{Targets: one, Generation: MaxGeneration + 1}, byPeople("melb")},
+		"an operator's high generation":   {Revoke, Order{Targets: one, Generation: MaxOperatorGeneration + 1}, ann},
+		"an operator's issuer":            {Join, Order{Targets: []string{"melb/issuer/zz"}, SPKI: spki}, ann},
+		"an operator's broker":            {Join, Order{Targets: []string{"melb/broker/zz"}, SPKI: spki}, ann},
+		"an operator's recorder":          {Join, Order{Targets: []string{"melb/recorder/zz"}, SPKI: spki}, ann},
+		"an operator's monitor":           {Join, Order{Targets: []string{"melb/monitor/zz"}, SPKI: spki}, ann},
+		"an operator's approver":          {Join, Order{Targets: []string{"melb/approver/zz"}, SPKI: spki}, ann},
+		"an operator's controller":        {Join, Order{Targets: []string{"melb/controller/zz"}, SPKI: spki}, ann},
 		"an operator's readmitted person": {Readmit, Order{Targets: []string{"melb/viewer/bob"}}, ann},
 	} {
 		if o, err := w.parse(w.order(test.kind, test.order, test.by)); err == nil || o != nil {
@@ -262,6 +281,73 @@ func TestCheckerRefuses(t *testing.T) {
 		if _, err := NewChecker(w.root.Certificate, w.verifier, machines("melb"), "iss-1", Position{}).Next(bad); err == nil {
 			t.Errorf("byte %d changed: accepted", i)
 		}
+	}
+}
+
+// An auditor finds an order that is followed twice, a number of the list that does
+// not rise, and a time before that of an earlier order.
+func TestCheckerRemembersOrders(t *testing.T) {
+	w := newWorld(t)
+	ann := identity("melb", pki.RoleOperator, "ann")
+	one := Order{Targets: []string{"melb/controller/lb-1"}}
+	cert, _ := w.leaf(identity("melb", pki.RoleSensor, "web-9"))
+	token := w.order(Join, Order{Targets: []string{"melb/sensor/web-9"}, SPKI: SPKIText(cert.RawSubjectPublicKeyInfo)}, ann)
+	joined := Record{Kind: Issuance, Certificate: cert, Cause: CauseJoin, Order: token}
+	first, all := w.order(Revoke, one, ann), w.order(Readmit, Order{All: true}, byPeople("melb"))
+	later := *w
+	later.now = w.now.Add(MaxFall)
+	much := *w
+	much.now = w.now.Add(20 * time.Hour)
+	type step struct {
+		r  Record
+		at time.Duration
+	}
+	revoke := func(order []byte, number uint64, at time.Duration) step {
+		return step{Record{Kind: Revocation, Order: order, Number: number}, at}
+	}
+	readmit := func(order []byte, number uint64, at time.Duration) step {
+		return step{Record{Kind: Readmission, Order: order, Number: number}, at}
+	}
+	for name, test := range map[string]struct {
+		steps []step
+		good  bool
+	}{
+		"another order, a higher number":    {[]step{revoke(first, 5, 0), revoke(w.order(Revoke, one, ann), 6, 0)}, true},
+		"a readmission keeps the number":    {[]step{revoke(first, 5, 0), readmit(all, 5, 0)}, true},
+		"the first revocation after it":     {[]step{readmit(all, 1, 0), revoke(first, 1, 0)}, true},
+		"a clock that fell a little":        {[]step{revoke(later.order(Revoke, one, ann), 5, MaxFall), readmit(all, 5, 0)}, true},
+		"issuances have their own times":    {[]step{{w.issuance("web-1"), 20 * time.Hour}, revoke(first, 5, 0)}, true},
+		"a revocation again":                {[]step{revoke(first, 5, 0), revoke(first, 6, time.Second)}, false},
+		"a readmission again":               {[]step{readmit(all, 1, 0), readmit(all, 1, 0)}, false},
+		"a token again":                     {[]step{{joined, 0}, {joined, time.Second}}, false},
+		"again, as of then":                 {[]step{revoke(first, 5, 0), {w.issuance("web-1"), 20 * time.Hour}, revoke(first, 6, 0)}, false},
+		"again, at the longest fall":        {[]step{revoke(first, 5, 0), revoke(later.order(Revoke, one, ann), 6, MaxFall), revoke(first, 7, 0)}, false},
+		"again, once it was forgotten":      {[]step{revoke(first, 5, 0), revoke(much.order(Revoke, one, ann), 6, 20*time.Hour), revoke(first, 7, 0)}, false},
+		"the same number":                   {[]step{revoke(first, 5, 0), revoke(w.order(Revoke, one, ann), 5, 0)}, false},
+		"a number that falls":               {[]step{revoke(first, 5, 0), readmit(all, 4, 0)}, false},
+		"a time far before another order's": {[]step{revoke(later.order(Revoke, one, ann), 5, MaxFall+time.Millisecond), readmit(all, 5, 0)}, false},
+	} {
+		j := w.open(w.config(w.create()), nil)
+		var lines [][]byte
+		for _, s := range test.steps {
+			e, err := j.Append(s.r, w.now.Add(s.at))
+			w.must(err)
+			lines = append(lines, e.Raw)
+		}
+		_, at, err := Verify(lines, w.root.Certificate, w.verifier, machines("melb"), "iss-1", Position{})
+		if (err == nil) != test.good || !test.good && at.Lines != uint64(len(lines)-1) {
+			t.Errorf("%s: %d of %d lines, %v", name, at.Lines, len(lines), err)
+		}
+	}
+	// It keeps no more of them than could be followed again.
+	c := NewChecker(w.root.Certificate, w.verifier, machines("melb"), "iss-1", Position{})
+	for i := range 100 {
+		at := w.now.Add(time.Duration(i) * time.Hour).UnixMilli()
+		o := SignedOrder{Order: Order{ID: wire.NewID(), Expires: at}}
+		w.must(c.once(&Entry{Record: Record{Kind: Revocation, Number: uint64(i) + 1}, Time: at}, &o))
+	}
+	if len(c.orders) != 1 {
+		t.Errorf("%d orders are remembered", len(c.orders))
 	}
 }
 

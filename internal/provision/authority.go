@@ -46,6 +46,7 @@ type authority struct {
 type issued struct {
 	document *site.Document
 	raw      []byte
+	signer   *x509.Certificate // the people authority then
 }
 
 // The deployer's own files: the root's in Layout.Authority, the others in a
@@ -138,6 +139,9 @@ func (r *run) openSite(root ca.Issuer, v *pki.Verifier, s Site) (*deployer, erro
 	d := &deployer{root: root, verifier: v}
 	for _, a := range s.authorities(trustDomain) {
 		path := filepath.Join(dir, a.file)
+		if err := r.lost(s.Name, a.Class, path); err != nil {
+			return nil, err
+		}
 		issuer, err := r.openIssuer(path, SecretSites, ca.NewAuthorityKey, func(key crypto.Signer) (*x509.Certificate, error) {
 			return ca.IssueAuthority(root, a.Authority, key.Public(), a.zones, authorityLifetime, r.now)
 		})
@@ -178,6 +182,34 @@ func (r *run) openSite(root ca.Issuer, v *pki.Verifier, s Site) (*deployer, erro
 	return d, err
 }
 
+// lost refuses to make an authority anew that is gone altogether and was there:
+// nothing that the first one issued would belong to the second.
+func (r *run) lost(name string, class pki.Class, path string) error {
+	if exists(path+".key") || exists(path+".pem") {
+		return nil
+	}
+	trace, err := r.anyChain(name, class)
+	if err != nil {
+		return err
+	}
+	if info, err := os.Lstat(r.Journal(name, class)); err == nil && info.Size() > 0 {
+		trace = r.Journal(name, class)
+	}
+	documents, err := filepath.Glob(filepath.Join(r.bundles(name), "*", "*", site.FileDocument))
+	if err != nil {
+		return err
+	}
+	for _, document := range append(documents, r.document(name)) { // both authorities are older than the first one
+		if trace == "" && exists(document) {
+			trace = document
+		}
+	}
+	if trace == "" {
+		return nil
+	}
+	return drift(path+".key", "it is gone, with its certificate, and there is %s: restore both; a site whose authority is lost for good begins anew, with its directories in authority and bundles moved away", trace)
+}
+
 // check wants the certificate at path to be this authority's, below our root.
 func (a siteAuthority) check(path string, cert *x509.Certificate, v *pki.Verifier, now time.Time) error {
 	is, err := v.VerifyAuthority(cert, now)
@@ -215,7 +247,8 @@ func (r *run) openSiteKey(name string) (keys.SiteKey, error) {
 
 // newestDocument returns the site document with the highest number that was
 // given out. The deployer's own copy may be lost, or from a backup; parts
-// refuse a lower number than one they have seen.
+// refuse a lower number than one they have seen. So the number counts even if
+// its signer's certificate has ended since, or a clock was wrong.
 func (r *run) newestDocument(d *deployer, ids []pki.Identity) (newest issued, err error) {
 	own := r.document(ids[0].Site)
 	paths := []string{own}
@@ -230,13 +263,13 @@ func (r *run) newestDocument(d *deployer, ids []pki.Identity) (newest issued, er
 		if err != nil {
 			return issued{}, err
 		}
-		document, err := site.ParseDocument(raw, d.root.Certificate, d.verifier, r.now)
+		document, signer, err := site.ParseIssued(raw, d.root.Certificate, d.verifier)
 		switch {
 		case err != nil && path == own:
 			return issued{}, drift(path, "%w", err)
 		case err != nil || document.Site != ids[0].Site: // a bundle's copy is replaced
 		case newest.document == nil || document.Number > newest.document.Number:
-			newest = issued{document, raw}
+			newest = issued{document, raw, signer}
 		}
 	}
 	return newest, nil

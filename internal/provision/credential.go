@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net"
 	"path/filepath"
+	"time"
 
 	"levee/internal/durable"
 	"levee/internal/site"
@@ -61,6 +62,10 @@ func (r *run) openCredential(d *deployer, s Site, id pki.Identity) error {
 	}
 	if is != id {
 		return drift(chainFile, "it is the certificate of %s", is)
+	}
+	if r.now.Before(c.Leaf().NotBefore) {
+		r.note(chainFile, "it is not valid yet, and nobody accepts it before %s: a clock was wrong; remove %s and %s to have another",
+			c.Leaf().NotBefore.UTC().Format(time.RFC3339), keyFile, chainFile)
 	}
 	if !by.journal.holds(c.Leaf()) {
 		r.note(chainFile, "its certificate is not in %s: whoever audits takes it for one that nobody issued; remove %s and %s to have another", by.journal.path, keyFile, chainFile)

@@ -15,7 +15,7 @@ import (
 )
 
 // distribute signs a new site document if the site is not what the last one
-// says, and gives every bundle the current one.
+// says, or another authority signs now, and gives every bundle the current one.
 func (r *run) distribute(d *deployer, s Site, ids []pki.Identity) error {
 	if err := r.giveJournals(d, ids); err != nil {
 		return err
@@ -24,15 +24,33 @@ func (r *run) distribute(d *deployer, s Site, ids []pki.Identity) error {
 	if err != nil {
 		return err
 	}
-	if d.current.document != nil && reflect.DeepEqual(want, *d.current.document) {
+	if d.current.document != nil && reflect.DeepEqual(want, *d.current.document) && r.outdated(d) == "" {
 		return r.deliver(s, ids, d.current.raw, nil)
 	}
 	return r.sign(d, s, ids, want)
 }
 
+// outdated says why a document must be signed again although it would say the
+// same, or "".
+func (r *run) outdated(d *deployer) string {
+	switch {
+	case d.current.document == nil:
+		return ""
+	case d.people.Certificate == nil || !d.people.Certificate.Equal(d.current.signer): // a dry walk has none before it is made
+		return "signed by the people's authority as it is now"
+	case d.current.document.Early(r.now):
+		return "issued now, not in the future: a clock was wrong"
+	default:
+		return ""
+	}
+}
+
 // sign signs the document that follows the one in force, and gives it to all.
 func (r *run) sign(d *deployer, s Site, ids []pki.Identity, want site.Document) error {
 	detail := Difference(d.current.document, &want)
+	if why := r.outdated(d); why != "" {
+		detail = append(detail, why)
+	}
 	if r.dry {
 		return r.deliver(s, ids, nil, detail)
 	}
@@ -94,7 +112,9 @@ func (r *run) want(d *deployer, s Site, ids []pki.Identity) (site.Document, erro
 	}
 	for _, id := range ids {
 		switch id.Role {
-		case pki.RoleMonitor, pki.RoleApprover:
+		// Receivers want the first two pinned. An issuer's lists are believed from
+		// whoever has a certificate of that role, unless its key is.
+		case pki.RoleMonitor, pki.RoleApprover, pki.RoleIssuer:
 			pin := site.Pin{Sender: id.Sender(), SPKI: "a new key"} // in a dry walk
 			if !r.planned(filepath.Join(r.Bundle(id), site.FileChain)) {
 				c, err := pki.LoadCredential(filepath.Join(r.Bundle(id), site.FileKey), filepath.Join(r.Bundle(id), site.FileChain))

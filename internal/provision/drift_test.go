@@ -375,6 +375,15 @@ func TestVerifyBundle(t *testing.T) {
 			path := filepath.Join(dir, "bundles/melb/recorder/rec-1/issued.machine")
 			write(t, path, read(t, path)[500:])
 		},
+		"another's machine authority": func(t *testing.T, dir string) {
+			swap(t, made(t), dir, "authority/melb/machine-ca.key")
+			write(t, filepath.Join(dir, "bundles/melb/issuer/iss-1/machines.key"), read(t, filepath.Join(dir, "authority/melb/machine-ca.key")))
+		},
+		"the people's authority for machines": func(t *testing.T, dir string) {
+			for _, ext := range []string{".key", ".pem"} {
+				write(t, filepath.Join(dir, "bundles/melb/issuer/iss-1/machines"+ext), read(t, filepath.Join(dir, "authority/melb/people-ca"+ext)))
+			}
+		},
 		"another sum": func(t *testing.T, dir string) {
 			write(t, filepath.Join(dir, "bundles/melb/recorder/rec-1", records.FileSums), []byte("00  root.pem\n"))
 		},
@@ -385,7 +394,7 @@ func TestVerifyBundle(t *testing.T) {
 			copyTree(t, dir, changed)
 			change(t, changed)
 			wrong := 0
-			for _, id := range []pki.Identity{identity(pki.RoleSensor, "web-1"), identity(pki.RoleMonitor, "mon-1"), identity(pki.RoleRecorder, "rec-1")} {
+			for _, id := range []pki.Identity{identity(pki.RoleSensor, "web-1"), identity(pki.RoleMonitor, "mon-1"), identity(pki.RoleRecorder, "rec-1"), identity(pki.RoleIssuer, "iss-1")} {
 				for _, c := range VerifyBundle(Layout{Dir: changed}.Bundle(id), noon) {
 					if c.Wrong != "" {
 						wrong++

@@ -31,6 +31,10 @@ type Expiry struct {
 // Late reports whether somebody has to renew it by now.
 func (e Expiry) Late(now time.Time) bool { return !e.Renews && !now.Before(e.RenewBy) }
 
+// Early reports whether it is not valid yet: its deployer's clock was ahead when
+// it was made.
+func (e Expiry) Early(now time.Time) bool { return now.Before(e.NotBefore) }
+
 // KeyState says how the certificate's key is kept.
 type KeyState string
 

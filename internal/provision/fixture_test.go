@@ -160,7 +160,8 @@ func check(t testing.TB, dir string, ids []pki.Identity) *site.Document {
 				t.Errorf("%s holds the key of role %s: %v, policy says %v", id.Sender(), role, ring.Holds(role), granted)
 			}
 		}
-		if match, pinned := b.Document.Pinned(id.Sender(), b.Credentials.Current().Leaf()); id.Role == pki.RoleMonitor && !match || id.Role != pki.RoleMonitor && pinned {
+		keeps := id.Role == pki.RoleMonitor || id.Role == pki.RoleIssuer
+		if match, pinned := b.Document.Pinned(id.Sender(), b.Credentials.Current().Leaf()); match != keeps || pinned != keeps {
 			t.Errorf("%s: pinned %v, match %v", id.Sender(), pinned, match)
 		}
 		if id.Role == pki.RoleRecorder {

@@ -214,6 +214,9 @@ func TestRemoved(t *testing.T) {
 			}
 		}
 		paths := changed(before, tree(t, dir))
+		if path == filepath.Join("authority", "melb", filePeopleCA+".pem") { // what it signed, another signs now
+			paths = slices.DeleteFunc(paths, func(p string) bool { return filepath.Base(p) == site.FileDocument })
+		}
 		if !slices.Equal(paths, []string{path}) {
 			t.Errorf("without %s it changed %q", path, paths)
 		}
@@ -320,6 +323,30 @@ func TestPolicyIsEdited(t *testing.T) {
 	if paths := changed(before, tree(t, dir)); len(paths) > 0 {
 		t.Errorf("changed %q", paths)
 	}
+}
+
+// Keys that receivers must know are pinned: of an issuer too, whose lists nobody
+// else can sign then.
+func TestIssuerIsPinned(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	ids := mustApply(t, dir, tiny())
+	d := check(t, dir, ids)
+	for _, id := range ids {
+		if id.Role != pki.RoleIssuer {
+			continue
+		}
+		l := Layout{Dir: dir}
+		c, err := pki.LoadCredential(filepath.Join(l.Bundle(id), site.FileKey), filepath.Join(l.Bundle(id), site.FileChain))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if match, pinned := d.Pinned(id.Sender(), c.Leaf()); !match || !pinned || len(d.Pins) != 1 {
+			t.Errorf("the pins are %+v", d.Pins)
+		}
+		return
+	}
+	t.Error("there is no issuer")
 }
 
 // What no inventory says is not taken back when the next document is signed.

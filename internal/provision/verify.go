@@ -16,6 +16,7 @@ import (
 	"levee/internal/records"
 	"levee/internal/site"
 	"levee/pki"
+	"levee/pki/ca"
 	"levee/pki/seal"
 )
 
@@ -75,6 +76,9 @@ func VerifyBundle(dir string, now time.Time) (all []Check) {
 	case pki.RoleRecorder:
 		add("log key", "the one of the site document", checkLogKey(dir, trust.Document.LogKey))
 		add("sums", "those of "+records.FileSums, checkSumsOf(dir))
+	case pki.RoleIssuer:
+		is, err := checkAuthority(dir, trust, id, now)
+		add(FileIssuing+".key", is, err)
 	}
 	for _, class := range copies(id.Role) {
 		authority := pki.Authority{TrustDomain: id.TrustDomain, Site: id.Site, Class: class}
@@ -82,6 +86,31 @@ func VerifyBundle(dir string, now time.Time) (all []Check) {
 		add(FileJournal(class), fmt.Sprintf("%d certificates", lines), err)
 	}
 	return all
+}
+
+// checkAuthority wants what an issuer issues with: the machine authority of its
+// site, and the key of its certificate. A sealed key is not opened here.
+func checkAuthority(dir string, trust *site.Trust, id pki.Identity, now time.Time) (string, error) {
+	cert, err := pki.ReadCertificate(filepath.Join(dir, FileIssuing+".pem"))
+	if err != nil {
+		return "", err
+	}
+	authority, err := trust.Verifier.VerifyAuthority(cert, now)
+	if err != nil {
+		return "", err
+	}
+	if want := (pki.Authority{TrustDomain: id.TrustDomain, Site: id.Site, Class: pki.ClassMachine}); authority != want {
+		return "", fmt.Errorf("%s.pem is the authority of %s, not of %s", FileIssuing, authority.Host(), want.Host())
+	}
+	path := filepath.Join(dir, FileIssuing+".key")
+	key, err := ca.OpenKey(path, func() (seal.Passphrase, error) { return seal.Passphrase{}, errSealed })
+	if errors.Is(err, errSealed) {
+		return "sealed: whether it is the key of " + FileIssuing + ".pem, its issuer says when it opens it", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	return "the key of " + FileIssuing + ".pem, UNSEALED", belongs(path, key, cert)
 }
 
 func checkRing(dir string, id pki.Identity) error {

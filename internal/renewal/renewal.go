@@ -4,8 +4,10 @@
 // certificate's life on and at a moment of its own, so that neither a machine
 // that slept nor a thousand that started together surprise the issuer; that each
 // certificate has a new key, unless the site document pins this part's key;
-// that the old credential stays in use until the new one is on disk. It stops
-// nothing: a part whose certificate has expired goes on asking, and says so.
+// that the old credential stays in use until the new one is on disk; that an
+// answer which is lost, or cannot be kept, is asked for again with the same key,
+// also after a restart. It stops nothing: a part whose certificate has expired
+// goes on asking, and says so.
 //
 // It does not know what the credential is used for. Sessions watch the Store.
 package renewal
@@ -20,6 +22,8 @@ import (
 	"fmt"
 	"log/slog"
 	mathrand "math/rand/v2"
+	"net/http"
+	"strings"
 	"time"
 
 	"levee/internal/enrol"
@@ -32,6 +36,7 @@ const (
 	shortestLook = 100 * time.Millisecond
 	firstRetry   = time.Second
 	longestRetry = 10 * time.Minute
+	longestVain  = time.Hour // while nothing that the authority issues lasts longer
 )
 
 // Issuer answers requests for certificates; *enrol.Client is one.
@@ -57,7 +62,7 @@ type Renewal struct {
 	config  Config
 	warned  warning
 	said    map[string]int // by serial number, of authorities: the days that were last announced
-	retry   time.Duration  // 0: the last attempt succeeded
+	retry   time.Duration  // 0: the last attempt succeeded, and was of use
 	earlier time.Time      // of the last attempt
 	share   float64        // where in its second third of life a certificate is renewed, 0 to 1
 }
@@ -107,8 +112,8 @@ func (r *Renewal) due(leaf *x509.Certificate) time.Time {
 // look is how long to wait before the clock is looked at again. A timer alone
 // would sleep with the machine.
 func (r *Renewal) look(now time.Time) time.Duration {
-	if r.retry != 0 {
-		return max(shortestLook, min(longestLook, r.earlier.Add(r.retry).Sub(now)))
+	if rest := r.earlier.Add(r.retry).Sub(now); r.retry != 0 && rest > 0 {
+		return max(shortestLook, min(longestLook, rest))
 	}
 	_, whole := life(r.config.Store.Current().Leaf())
 	return max(shortestLook, min(longestLook, whole/30))
@@ -124,24 +129,43 @@ func (r *Renewal) step(ctx context.Context, now time.Time) {
 		return
 	}
 	r.warn(leaf, now)
-	if ends := r.config.Store.Current().Issuer().NotAfter; !leaf.NotAfter.Before(ends) {
-		return // nothing that this authority issues would last longer
-	}
 	if r.config.Issuer == nil || r.retry != 0 && now.Before(r.earlier.Add(r.retry)) && now.After(r.earlier) {
 		return
 	}
 	r.earlier = now
-	if err := r.renew(ctx); err != nil {
+	if err := r.Now(ctx); err != nil {
 		if ctx.Err() != nil {
 			return
 		}
-		r.retry = r.after(err, leaf)
+		r.retry = max(r.after(err, leaf), r.vain())
 		r.config.Log.Warn("certificate not renewed", slog.Any("error", err), slog.Time("until", leaf.NotAfter),
 			slog.Duration("again_in", r.retry.Round(time.Millisecond)))
 		return
 	}
-	r.retry, r.warned, r.share = 0, saidNothing, mathrand.Float64()
+	r.retry, r.share = r.vain(), mathrand.Float64()
+	if r.retry == 0 {
+		r.warned = saidNothing
+	}
 	r.config.Log.Info("certificate renewed", slog.Time("until", r.config.Store.Current().Leaf().NotAfter))
+}
+
+// endsWithAuthority reports whether nothing that the current credential's
+// authority issues would last longer than it does.
+func (r *Renewal) endsWithAuthority() bool {
+	c := r.config.Store.Current()
+	return !c.Leaf().NotAfter.Before(c.Issuer().NotAfter)
+}
+
+// vain is how long to wait at least before another question that is of use only
+// if the issuer has a new authority by then, 0 if any would be. It depends on
+// the authority's life: that of its last certificates becomes ever shorter.
+func (r *Renewal) vain() time.Duration {
+	if !r.endsWithAuthority() {
+		return 0
+	}
+	_, whole := life(r.config.Store.Current().Issuer())
+	wait := max(shortestLook, min(longestVain, whole/20))
+	return wait + time.Duration(mathrand.Int64N(int64(wait/4)+1))
 }
 
 // after is how long to wait after a failure: longer each time, but not so long
@@ -161,14 +185,18 @@ func (r *Renewal) warn(leaf *x509.Certificate, now time.Time) {
 	_, whole := life(leaf)
 	left := leaf.NotAfter.Sub(now)
 	attrs := []any{slog.Time("until", leaf.NotAfter), slog.String("remedy", "see that the issuer runs and is reached, or carry a new bundle here")}
-	if !leaf.NotAfter.Before(r.config.Store.Current().Issuer().NotAfter) {
-		attrs[1] = slog.String("remedy", "its authority ends as well, so nothing can be renewed: the deployer replaces that, and carries new bundles")
+	ends := r.endsWithAuthority()
+	if ends {
+		attrs[1] = slog.String("remedy", "its authority ends as well, so no renewal lasts longer: the deployer makes a new one in time")
 	}
 	switch {
 	case left <= 0 && r.warned < saidExpired:
 		r.warned = saidExpired
 		attrs[1] = slog.String("remedy", "an operator readmits it: levee pki readmit")
 		r.config.Log.Error("the certificate has expired: nobody takes it any more", attrs...)
+	case left > 0 && ends && r.warned < saidLate:
+		r.warned = saidLate
+		r.config.Log.Warn("the certificate ends with its authority", attrs...)
 	case left > 0 && left < whole/3 && r.warned < saidLate:
 		r.warned = saidLate
 		r.config.Log.Warn("less than a third of the certificate's life is left", attrs...)
@@ -202,15 +230,42 @@ func (r *Renewal) warnOfAuthority(what string, cert *x509.Certificate, now time.
 	}
 }
 
-func (r *Renewal) renew(ctx context.Context) error {
+// Now asks the issuer once, whatever the clock says, and keeps what it answers.
+func (r *Renewal) Now(ctx context.Context) error {
+	if r.config.Issuer == nil {
+		return errors.New("renewing: no issuer is known")
+	}
 	id := r.config.Store.Identity()
 	key := r.config.Store.Current().Signer()
 	if !r.config.KeepKey {
 		var err error
-		if key, err = pki.NewKey(id.Role); err != nil {
+		if key, err = r.config.Store.NextKey(); err != nil {
 			return err
 		}
 	}
+	err := r.ask(ctx, id, key)
+	if !r.config.KeepKey && hopeless(err) {
+		return errors.Join(err, r.config.Store.ForgetNextKey())
+	}
+	return err
+}
+
+// hopeless reports whether an attempt failed in a way in which each attempt with
+// the same key would.
+func hopeless(err error) bool {
+	if errors.Is(err, pki.ErrEndsEarlier) {
+		return true // a person has carried a new bundle since it was issued
+	}
+	var refused *enrol.Refused
+	if !errors.As(err, &refused) || refused.Status != http.StatusForbidden {
+		return false
+	}
+	reason, _, _ := strings.Cut(refused.Text, ":")
+	return reason == "key" || reason == "profile" || reason == "revoked" // docs/issuing.md
+}
+
+// ask asks for a certificate for the key, and keeps it.
+func (r *Renewal) ask(ctx context.Context, id pki.Identity, key crypto.Signer) error {
 	// The subject is for people who read the request: the issuer takes the
 	// identity from the certificate of the connection.
 	request, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: id.ClientID()}}, key)

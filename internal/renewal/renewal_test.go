@@ -58,6 +58,7 @@ type part struct {
 	log    *bytes.Buffer
 	logger *slog.Logger
 	dir    string
+	root   ca.Issuer
 	v      *pki.Verifier
 }
 
@@ -82,7 +83,7 @@ func newPart(t *testing.T, life time.Duration) *part {
 	must(err)
 	machines := ca.Issuer{Certificate: cert, Signer: key}
 	id := pki.Identity{TrustDomain: trustDomain, Site: "melb", Role: pki.RoleSensor, Name: "web-1"}
-	p := &part{dir: t.TempDir(), v: v, log: new(bytes.Buffer), issuer: &issuer{t: t, machines: machines, id: id, life: life, keys: make(map[string]bool)}}
+	p := &part{dir: t.TempDir(), root: root, v: v, log: new(bytes.Buffer), issuer: &issuer{t: t, machines: machines, id: id, life: life, keys: make(map[string]bool)}}
 	p.logger = slog.New(slog.NewTextHandler(p.log, nil))
 	p.carry(t, life)
 	return p
@@ -244,21 +245,63 @@ func TestWithoutAnIssuerItWarns(t *testing.T) {
 	})
 }
 
-// Near its authority's end a certificate ends with it. To renew it would change
-// nothing, and be asked for ever more often.
+// Near its authority's end a certificate ends with it. To renew it changes
+// nothing, unless there is a new authority: it is asked for seldom, and not ever
+// more often as its life becomes shorter.
 func TestAnAuthorityThatEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPart(t, month)
-		time.Sleep(time.Until(p.store.Current().Issuer().NotAfter) - 20*24*time.Hour)
+		end := p.store.Current().Issuer().NotAfter
+		time.Sleep(time.Until(end) - 20*24*time.Hour)
 		p.carry(t, month)
 		p.run(t, renewal.Config{Issuer: p.issuer}, 21*24*time.Hour)
-		if len(p.issuer.asked) != 0 {
-			t.Errorf("asked %d times for what could not last longer", len(p.issuer.asked))
+		if n := len(p.issuer.asked); n < 10 || n > 60 {
+			t.Errorf("asked %d times for what could not last longer", n)
 		}
-		if n := strings.Count(p.log.String(), "its authority ends as well"); n != 1 {
-			t.Errorf("the end of the authority was announced %d times:\n%s", n, p.log)
+		for i := 1; i < len(p.issuer.asked); i++ {
+			if wait := p.issuer.asked[i].Sub(p.issuer.asked[i-1]); wait < time.Hour {
+				t.Errorf("question %d after %s", i, wait)
+			}
+		}
+		if last := p.issuer.asked[len(p.issuer.asked)-1]; last.Before(end.Add(22 * time.Hour)) {
+			t.Errorf("asked for the last time at %s, and the authority ended at %s", last, end)
+		}
+		for _, line := range []string{"its authority ends as well", "the certificate has expired"} {
+			if n := strings.Count(p.log.String(), line); n != 1 {
+				t.Errorf("%q was said %d times:\n%s", line, n, p.log)
+			}
 		}
 	})
+}
+
+// A new authority reaches the machines whose certificates end with the old one,
+// before that end, and also after it.
+func TestANewAuthorityArrives(t *testing.T) {
+	for name, left := range map[string]time.Duration{"in its last month": 15 * 24 * time.Hour, "in its last day": 20 * time.Hour, "after its end": -48 * time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPart(t, month)
+				end := p.store.Current().Issuer().NotAfter
+				time.Sleep(time.Until(end) - 20*24*time.Hour)
+				p.carry(t, month)
+				p.run(t, renewal.Config{Issuer: p.issuer}, time.Until(end)-left)
+				next, err := ca.IssueAuthority(p.root, pki.Authority{TrustDomain: trustDomain, Site: "melb", Class: pki.ClassMachine},
+					p.issuer.machines.Signer.Public(), ca.Zones{}, 300*24*time.Hour, time.Now())
+				if err != nil {
+					t.Fatal(err)
+				}
+				p.issuer.machines.Certificate = next
+				wait := 2 * time.Hour
+				if left > 0 {
+					wait = left - time.Hour
+				}
+				p.run(t, renewal.Config{Issuer: p.issuer}, wait)
+				if c := p.store.Current(); !c.Issuer().Equal(next) || !c.Leaf().NotAfter.After(end.Add(10*24*time.Hour)) {
+					t.Errorf("the certificate ends at %s, the old authority at %s", c.Leaf().NotAfter, end)
+				}
+			})
+		})
+	}
 }
 
 func TestAuthoritiesAreAnnounced(t *testing.T) {

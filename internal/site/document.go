@@ -122,32 +122,68 @@ func Sign(d Document, key crypto.Signer, people, root *x509.Certificate, now tim
 	return raw, nil
 }
 
+// maxAhead is how far a document's time of issue may lie in the future: clocks
+// differ.
+const maxAhead = time.Minute
+
+// Early reports whether the document says at the time at that it is yet to be
+// issued: one of both clocks was wrong.
+func (d *Document) Early(at time.Time) bool { return time.UnixMilli(d.Issued).After(at.Add(maxAhead)) }
+
 // ParseDocument verifies a site document below root at the time at, and reads
-// it. It does not know which numbers were seen before; Open does.
+// it. Its signer had to be valid when it was issued, as with everything that is
+// signed: a site does not stand still when its people CA is followed by another.
+// The root must be valid now.
+// What is old is kept out by the numbers: which ones were seen before, this
+// function does not know; Open does.
 func ParseDocument(raw []byte, root *x509.Certificate, v *pki.Verifier, at time.Time) (*Document, error) {
-	d, err := parseDocument(raw, root, v, at)
+	d, _, err := ParseIssued(raw, root, v)
+	switch {
+	case err != nil:
+	case at.After(root.NotAfter):
+		err = fmt.Errorf("reading the site document: the root expired on %s", root.NotAfter.UTC().Format(time.DateOnly))
+	case d.Early(at):
+		err = fmt.Errorf("reading the site document: it says that it was issued in the future, at %s: a clock is wrong", time.UnixMilli(d.Issued).UTC().Format(time.RFC3339))
+	}
 	if err != nil {
-		return nil, fmt.Errorf("reading the site document: %w", err)
+		return nil, err
 	}
 	return d, nil
 }
 
-func parseDocument(raw []byte, root *x509.Certificate, v *pki.Verifier, at time.Time) (*Document, error) {
+// ParseIssued is ParseDocument for who signs the next one: it takes the
+// document's word for when it was issued, and returns the certificate of the
+// people CA that signed it.
+func ParseIssued(raw []byte, root *x509.Certificate, v *pki.Verifier) (*Document, *x509.Certificate, error) {
+	d, people, err := parseIssued(raw, root, v)
+	if err != nil {
+		return nil, nil, fmt.Errorf("reading the site document: %w", err)
+	}
+	return d, people, nil
+}
+
+func parseIssued(raw []byte, root *x509.Certificate, v *pki.Verifier) (*Document, *x509.Certificate, error) {
 	m, err := envelope.ParseStatement(raw, MaxDocument)
 	if err != nil {
-		return nil, fmt.Errorf("%w (%s)", err, envelope.ReasonOf(err).String())
+		return nil, nil, fmt.Errorf("%w (%s)", err, envelope.ReasonOf(err).String())
 	}
 	people, issuer, err := m.Certificates()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if !issuer.Equal(root) {
-		return nil, errors.New("its chain does not end in our root")
+		return nil, nil, errors.New("its chain does not end in our root")
 	}
-	authority, err := v.VerifyAuthority(people, at)
+	authority, err := v.VerifyAuthority(people, time.UnixMilli(m.Time))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
+	d, err := readDocument(&m, people, authority)
+	return d, people, err
+}
+
+// readDocument reads what people, the CA of authority, signed.
+func readDocument(m *envelope.Message, people *x509.Certificate, authority pki.Authority) (*Document, error) {
 	if authority.Class != pki.ClassPerson {
 		return nil, errors.New("it is not signed by a people CA")
 	}

@@ -173,8 +173,46 @@ func TestDocumentsFromTheWrongHands(t *testing.T) {
 			t.Errorf("%s: accepted", name)
 		}
 	}
-	if _, err := site.ParseDocument(good, root.Certificate, verifier(t, root), now.Add(10*365*24*time.Hour)); err == nil {
-		t.Error("after its signer's certificate ended: accepted")
+}
+
+// A document is verified as of when it was issued: it outlives its signer's
+// certificate, and is none that the certificate's time does not cover.
+func TestDocumentOfItsTime(t *testing.T) {
+	l := layout(t, false)
+	root, people := authority(t, l, "root"), authority(t, l, "melb/people-ca")
+	v := verifier(t, root)
+	ends := people.Certificate.NotAfter
+	issued := time.Now()
+	for name, test := range map[string]struct {
+		issued, at time.Time
+		want       bool
+	}{
+		"at once":                                 {issued, issued, true},
+		"years later":                             {issued, ends.Add(365 * 24 * time.Hour), true},
+		"in the last hour, a day later":           {ends.Add(-time.Hour), ends.Add(24 * time.Hour), true},
+		"by a clock that is ahead a little":       {issued.Add(50 * time.Second), issued, true},
+		"after the root ended":                    {issued, root.Certificate.NotAfter.Add(time.Second), false},
+		"in the future":                           {issued.Add(2 * time.Minute), issued, false},
+		"in the far future":                       {issued.Add(50 * 365 * 24 * time.Hour), issued, false},
+		"after its signer's certificate ended":    {ends.Add(time.Second), ends.Add(time.Hour), false},
+		"before its signer's certificate began":   {people.Certificate.NotBefore.Add(-time.Hour), issued, false},
+		"before the first signer, looked at then": {people.Certificate.NotBefore.Add(-time.Hour), people.Certificate.NotBefore.Add(-time.Hour), false},
+	} {
+		raw, err := site.Sign(document(), people.Signer, people.Certificate, root.Certificate, test.issued)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		d, err := site.ParseDocument(raw, root.Certificate, v, test.at)
+		if (err == nil) != test.want || (d != nil) != test.want {
+			t.Errorf("%s: %v, %v", name, d, err)
+		}
+	}
+	raw, err := site.Sign(document(), people.Signer, people.Certificate, root.Certificate, issued.Add(24*time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d, signer, err := site.ParseIssued(raw, root.Certificate, v); err != nil || !signer.Equal(people.Certificate) || !d.Early(issued) || d.Early(issued.Add(24*time.Hour)) {
+		t.Errorf("%v, %v", d, err)
 	}
 }
 

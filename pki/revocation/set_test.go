@@ -264,6 +264,8 @@ func TestListsOutsideTheForm(t *testing.T) {
 		{"a short serial number", entry(`{"serial":"0f"` + until + `}`), "identifier"},
 		{"an identity twice", entry(`{"sender":"melb/sensor/web-1","before":1},{"sender":"melb/sensor/web-1","before":2}`), "entry 1 stands twice"},
 		{"a certificate twice", entry(`{"serial":"` + id + `"` + until + `},{"serial":"` + id + `","until":6}`), "entry 1 stands twice"},
+		{"what is issued after the list", entry(fmt.Sprintf(`{"sender":"melb/sensor/web-1","before":%d}`, ts+skew.Milliseconds()+1)), "issued after"},
+		{"what is ever issued", entry(`{"sender":"melb/sensor/web-1","before":9007199254740991}`), "issued after"},
 		{"no object", entry(`1`), "payload"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -72,6 +72,11 @@ func (l *list) read(issued int64, site string, skew time.Duration) error {
 	for i, r := range l.revoked {
 		identity := r.Serial.IsZero() && r.Until == 0 && r.Before > 0 && member(r.Sender, site)
 		certificate := r.Sender == "" && r.Before == 0 && r.Generation == 0 && r.Until > 0 && !r.Serial.IsZero()
+		// Nor must it revoke for ever what will be issued later: the true issuer,
+		// and all who come back.
+		if identity && r.Before > l.time+skew.Milliseconds() {
+			return refuse(envelope.BadContent, fmt.Sprintf("entry %d revokes what is issued after the list", i))
+		}
 		if !identity && !certificate {
 			return refuse(envelope.BadContent, fmt.Sprintf("entry %d is neither an identity of this site nor a certificate", i))
 		}

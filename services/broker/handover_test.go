@@ -1,9 +1,12 @@
 package broker
 
 import (
+	"crypto/x509"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"levee/pki"
 	"levee/test/rawmqtt"
 )
 
@@ -59,6 +62,76 @@ func TestHandoverIsForNewerCertificates(t *testing.T) {
 		t.Error("two copies of one certificate were there at once")
 	}
 	s.ping(copied)
+}
+
+// A certificate that its machine has renewed since does not end the session with
+// the newer one, under that session's own client identifier either.
+func TestOlderCertificateEndsNobody(t *testing.T) {
+	s := open(t)
+	older, newer := s.bank.issue(monitor, time.Hour), s.bank.issue(monitor, 5*time.Minute)
+	owner := s.dialAs(newer)
+	s.enter(owner, monitor.ClientID())
+	for range 3 {
+		stolen := s.dialAs(older)
+		if code, err := stolen.Connect(rawmqtt.ConnectOptions{ClientID: monitor.ClientID(), KeepAlive: 30}); err == nil && code == rawmqtt.Accepted {
+			t.Fatal("the older certificate was let in")
+		}
+		s.ping(owner)
+	}
+	again := s.dialAs(newer) // the same certificate: the newest session wins
+	s.enter(again, monitor.ClientID())
+	s.closed(owner)
+	s.ping(again)
+}
+
+// Who is there already, owner or still waiting, is compared; a person is not.
+func TestClaimByCertificate(t *testing.T) {
+	noon := time.Date(2026, 7, 22, 12, 0, 0, 0, time.UTC)
+	with := func(role pki.Role, at time.Time) *session {
+		s := fakeSession("a")
+		s.identity.Role, s.leaf = role, &x509.Certificate{NotBefore: at}
+		return s
+	}
+	for name, test := range map[string]struct {
+		role pki.Role
+		by   time.Duration
+		want Reason
+	}{
+		"a machine's older": {pki.RoleSensor, -time.Second, Superseded},
+		"a machine's same":  {pki.RoleSensor, 0, TakeoverTimeout}, // waits, and nobody gives way here
+		"a machine's newer": {pki.RoleSensor, time.Second, TakeoverTimeout},
+		"a person's older":  {pki.RoleOperator, -time.Second, TakeoverTimeout},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRegistry()
+				owner := with(test.role, noon)
+				r.claim(owner, time.Second)
+				if got := r.claim(with(test.role, noon.Add(test.by)), time.Second); got != test.want {
+					t.Errorf("claim: %v", got)
+				}
+				if ended := owner.reason() != None; ended != (test.want == TakeoverTimeout) {
+					t.Errorf("the owner ended for %v", owner.reason())
+				}
+			})
+		})
+	}
+	synctest.Test(t, func(t *testing.T) { // the newest waits for an owner with an older certificate
+		r := newRegistry()
+		owner, waiting := with(pki.RoleSensor, noon), with(pki.RoleSensor, noon.Add(time.Hour))
+		r.claim(owner, time.Second)
+		done := make(chan Reason)
+		go func() { done <- r.claim(waiting, time.Minute) }()
+		synctest.Wait()
+		if got := r.claim(with(pki.RoleSensor, noon.Add(time.Minute)), time.Second); got != Superseded || waiting.reason() != None {
+			t.Errorf("claim: %v, who waited ended for %v", got, waiting.reason())
+		}
+		r.release(owner)
+		close(owner.done)
+		if got := <-done; got != None {
+			t.Errorf("who waited: %v", got)
+		}
+	})
 }
 
 // enter opens a session under a client identifier.

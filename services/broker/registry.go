@@ -35,7 +35,8 @@ func newRegistry() *registry {
 }
 
 // claim waits until s owns its client identifier. Whoever claimed it before is
-// ended. A reason other than None refuses s.
+// ended, unless it has the newer certificate of the same machine. A reason other
+// than None refuses s.
 func (r *registry) claim(s *session, timeout time.Duration) Reason {
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
@@ -44,6 +45,10 @@ func (r *registry) claim(s *session, timeout time.Duration) Reason {
 	if sl == nil {
 		sl = &slot{}
 		r.slots[s.clientID] = sl
+	}
+	if s.outdated(sl.owner) || s.outdated(sl.newest) {
+		r.mu.Unlock()
+		return Superseded
 	}
 	before := sl.newest
 	sl.newest = s
@@ -72,6 +77,14 @@ func (r *registry) claim(s *session, timeout time.Duration) Reason {
 		}
 		r.mu.Lock()
 	}
+}
+
+// outdated reports whether s came with an older certificate of its machine than
+// other. Whoever stole one that was renewed since must not put its owner out.
+// People are exempt: they have several sessions and bundles.
+func (s *session) outdated(other *session) bool {
+	return other != nil && s.leaf != nil && other.leaf != nil && s.identity.Role.Class() == pki.ClassMachine &&
+		s.leaf.NotBefore.Before(other.leaf.NotBefore)
 }
 
 // handoverSuffix ends the second client identifier of a machine.
@@ -104,7 +117,7 @@ func (r *registry) handOver(s *session) Reason {
 	case before == nil:
 	case s.leaf.NotBefore.After(before.leaf.NotBefore):
 		time.AfterFunc(handover, func() { before.end(Superseded) })
-	case s.leaf.NotBefore.Before(before.leaf.NotBefore):
+	case s.outdated(before):
 		return Superseded
 	default:
 		before.end(Superseded)

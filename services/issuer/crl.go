@@ -47,15 +47,15 @@ func crlNumber(number uint64, now time.Time) *big.Int {
 	return n.Add(n, big.NewInt(now.Unix()))
 }
 
-// more returns the certificates that provisioning issued. A list without them
-// is better than none, and says so in the log.
+// more returns the certificates that provisioning issued. To go on without them
+// is better than not at all, and the log says so.
 func (s *Issuer) more() []certificate {
 	if s.config.More == nil {
 		return nil
 	}
 	certs, err := s.config.More()
 	if err != nil {
-		s.config.Log.Error("the X.509 list lacks what provisioning issued", slog.Any("error", err))
+		s.config.Log.Error("what provisioning issued cannot be read: the X.509 list lacks it, and a readmission of all may admit what a bundle replaced", slog.Any("error", err))
 	}
 	var all []certificate
 	for _, cert := range certs {

@@ -1,6 +1,7 @@
 package issuer
 
 import (
+	"context"
 	"crypto"
 	"crypto/x509"
 	"errors"
@@ -57,8 +58,9 @@ type Config struct {
 	Key         func() (crypto.Signer, error)
 	// Lifetime is that of every certificate; the authority's end ends it earlier.
 	Lifetime time.Duration
-	// More are further certificates of this authority that the X.509 list names
-	// once they are revoked: those that provisioning issued.
+	// More are further certificates of this authority: those that provisioning
+	// issued. The X.509 list names them once they are revoked, and a readmission of
+	// all admits none that a later one of them replaced.
 	More func() ([]*x509.Certificate, error)
 	// Seen is told how far the journal has come.
 	Seen func(issuance.Position) error
@@ -107,6 +109,7 @@ func (s *Issuer) Restore(e issuance.Entry) error { return s.ledger.apply(e) }
 // Continue has the issuer write its entries into j, whose entries it knows.
 func (s *Issuer) Continue(j Journal) {
 	s.journal = j
+	s.ledger.carry(s.more())
 	s.ledger.prune(time.Now())
 }
 
@@ -141,16 +144,12 @@ func (r *refusal) after(d time.Duration) *refusal {
 }
 
 // renew issues the next certificate of a peer for the key of its request. The
-// identity and the names are those of the peer's certificate.
-func (s *Issuer) renew(p *peer, request *x509.CertificateRequest, now time.Time) (*x509.Certificate, error) {
+// identity and the names are those of the peer's certificate. Take is asked
+// whether that is too often, once the request is known to be good.
+func (s *Issuer) renew(ctx context.Context, p *peer, request *x509.CertificateRequest, take func() bool, now time.Time) (*x509.Certificate, error) {
 	s.deciding.Lock()
 	defer s.deciding.Unlock()
 	sender := p.id.Sender()
-	cause, mayRenew := issuance.CauseRenewal, true
-	if p.expired {
-		cause = issuance.CauseReadmission
-		_, mayRenew = s.ledger.readmitted(sender, p.leaf, now)
-	}
 	if s.ledger.Revoked(p.id, p.leaf) {
 		return nil, refuse(http.StatusForbidden, ReasonRevoked, "the certificate is revoked")
 	}
@@ -158,9 +157,19 @@ func (s *Issuer) renew(p *peer, request *x509.CertificateRequest, now time.Time)
 	if err != nil {
 		return nil, err
 	}
-	if again != nil {
+	if !take() {
+		return nil, refuse(http.StatusTooManyRequests, ReasonRate, "too many renewals").after(time.Minute)
+	}
+	if again != nil && (now.UnixMilli() < again.notAfter || !p.expired) {
 		// The answer to an earlier attempt was lost: it is given again.
 		return s.handedOut(p.id, *again, now)
+	}
+	cause, mayRenew := issuance.CauseRenewal, true
+	if p.expired {
+		cause = issuance.CauseReadmission
+		// Whoever has the key of the newest certificate lost no more than the
+		// answer: that one expired before it was ever used.
+		_, mayRenew = s.ledger.readmitted(sender, p.leaf, again != nil, now)
 	}
 	if !mayRenew {
 		return nil, refuse(http.StatusForbidden, ReasonExpired, "the certificate has expired, and its readmission is used or for a newer one")
@@ -173,7 +182,19 @@ func (s *Issuer) renew(p *peer, request *x509.CertificateRequest, now time.Time)
 	if err != nil {
 		return nil, refuse(http.StatusForbidden, ReasonProfile, "the certificate's names cannot be renewed").because(err)
 	}
+	if err := awaited(ctx); err != nil {
+		return nil, err
+	}
 	return s.issue(p.id, request, names, issuance.Record{Kind: issuance.Issuance, Cause: cause}, now)
+}
+
+// awaited refuses to begin an issue that nobody waits for any more. What a slow
+// disk makes late would use up readmissions, and hold up those who still wait.
+func awaited(ctx context.Context) error {
+	if ctx.Err() == nil {
+		return nil
+	}
+	return refuse(http.StatusServiceUnavailable, ReasonJournal, "the journal is too slow").because(ctx.Err()).after(time.Minute)
 }
 
 // checkKey holds a request to the rules of keys: a new one each time, but for
@@ -211,7 +232,7 @@ func keepsKey(r pki.Role) bool { return r == pki.RoleMonitor || r == pki.RoleApp
 
 // join issues the first certificate of the one target of a token, to whoever
 // holds the key that the token names.
-func (s *Issuer) join(token []byte, request *x509.CertificateRequest, now time.Time) (*x509.Certificate, error) {
+func (s *Issuer) join(ctx context.Context, token []byte, request *x509.CertificateRequest, now time.Time) (*x509.Certificate, error) {
 	order, err := s.readOrder(token, now)
 	if err != nil {
 		return nil, err
@@ -241,6 +262,9 @@ func (s *Issuer) join(token []byte, request *x509.CertificateRequest, now time.T
 	}
 	if again != nil {
 		return nil, refuse(http.StatusForbidden, ReasonKey, "the key was used before")
+	}
+	if err := awaited(ctx); err != nil {
+		return nil, err
 	}
 	return s.issue(id, request, ca.Names{}, issuance.Record{Kind: issuance.Issuance, Cause: issuance.CauseJoin, Order: token}, now)
 }
@@ -298,6 +322,9 @@ func (s *Issuer) handedOut(id pki.Identity, c certificate, now time.Time) (*x509
 	}
 	if s.ledger.Revoked(id, e.Certificate) {
 		return nil, refuse(http.StatusForbidden, ReasonRevoked, "the certificate for this key is revoked")
+	}
+	if e.Certificate.CheckSignatureFrom(s.config.Authority.Certificate) != nil {
+		return nil, refuse(http.StatusForbidden, ReasonKey, "the key was used before, under an authority that was replaced")
 	}
 	return e.Certificate, nil
 }

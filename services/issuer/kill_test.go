@@ -152,7 +152,7 @@ func TestKilled(t *testing.T) {
 func BenchmarkRenewals(b *testing.B) {
 	w := newWorld(b)
 	r := w.serve(options{dir: benchmarkDir(b)})
-	r.server.renewals = newLimiter[string](time.Nanosecond, 1<<30)
+	r.server.renewals = newLimiter[caller](time.Nanosecond, 1<<30)
 	h := w.holder(web1, time.Now())
 	for b.Loop() {
 		if a := r.do(&h, "POST", pathRenew, r.request(w.key(pki.RoleSensor), nil)); a.status != 200 {
@@ -170,7 +170,7 @@ func BenchmarkIssue(b *testing.B) {
 	for b.Loop() {
 		request, err := parseRequest(string(w.request(w.key(pki.RoleSensor), nil)))
 		w.must(err)
-		if _, err := r.issuer.renew(p, request, time.Now()); err != nil {
+		if _, err := r.issuer.renew(b.Context(), p, request, func() bool { return true }, time.Now()); err != nil {
 			b.Fatal(err)
 		}
 	}

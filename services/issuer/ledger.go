@@ -20,7 +20,20 @@ const (
 	// maxList bounds the revocation list in bytes of JSON: what a message holds
 	// beside the longest chain of certificates.
 	maxList = 20 << 10
+	// Operators' orders fill half of it: the rest is for the people's authority,
+	// so that an operator who invents targets cannot keep everybody from being
+	// revoked.
+	maxOperators     = wire.MaxRevoked / 2
+	maxOperatorsList = maxList / 2
 )
+
+// subject is whom or what an entry of the list revokes.
+type subject struct {
+	sender string
+	serial wire.ID
+}
+
+func subjectOf(r wire.Revoked) subject { return subject{sender: r.Sender, serial: r.Serial} }
 
 // certificate is what the ledger keeps of one that was issued.
 type certificate struct {
@@ -58,8 +71,11 @@ type ledger struct {
 	single  map[wire.ID]int64        // revoked one by one, and when, ms since the epoch
 	admits  []*readmission
 	list    []wire.Revoked
-	number  uint64 // of list; 0 before the first revocation
+	theirs  map[subject]bool // on the list by operators' orders alone
+	number  uint64           // of list; 0 before the first revocation
+	latest  int64            // the highest time of an entry with an order, ms since the epoch
 	entries uint64
+	carried map[string]*certificate // by sender, the newest that provisioning issued
 }
 
 func newLedger(authority pki.Authority) *ledger {
@@ -94,6 +110,7 @@ func (l *ledger) apply(e issuance.Entry) error {
 			return fmt.Errorf("order %s stands in the journal twice", order.ID)
 		}
 		l.orders[order.ID] = true
+		l.latest = max(l.latest, e.Time)
 	}
 	switch e.Kind {
 	case issuance.Issuance:
@@ -101,17 +118,17 @@ func (l *ledger) apply(e issuance.Entry) error {
 			return err
 		}
 	case issuance.Revocation:
-		list, before := l.after(order, e.Time)
+		next := l.after(order, e.Time)
 		if e.Number <= l.number {
 			return fmt.Errorf("the number of the list falls from %d to %d", l.number, e.Number)
 		}
-		maps.Copy(l.before, before)
-		for _, r := range list {
+		maps.Copy(l.before, next.before)
+		for _, r := range next.list {
 			if _, known := l.single[r.Serial]; !known && !r.Serial.IsZero() {
 				l.single[r.Serial] = e.Time
 			}
 		}
-		l.list, l.number = list, e.Number
+		l.list, l.theirs, l.number = next.list, next.theirs, e.Number
 	case issuance.Readmission:
 		r := &readmission{from: e.Time, until: e.Time + admission.Milliseconds(), all: order.All,
 			targets: make(map[string]bool), used: make(map[string]bool)}
@@ -157,42 +174,63 @@ func describe(cert *x509.Certificate, authority pki.Authority) (certificate, err
 		notBefore: cert.NotBefore.UnixMilli(), notAfter: cert.NotAfter.UnixMilli()}, nil
 }
 
-// after returns the list that an order to revoke leads to at the time at, and
-// the identities that it revokes. Entries that nothing depends on any more go.
-func (l *ledger) after(o *issuance.SignedOrder, at int64) (list []wire.Revoked, before map[string]int64) {
-	before = make(map[string]int64)
+// outcome is what an order to revoke leads to.
+type outcome struct {
+	list   []wire.Revoked
+	theirs map[subject]bool // as in the ledger
+	before map[string]int64 // the identities that it revokes, as in the ledger
+}
+
+// after returns what an order to revoke leads to at the time at. Entries that
+// nothing depends on any more go.
+func (l *ledger) after(o *issuance.SignedOrder, at int64) outcome {
+	next := outcome{theirs: make(map[subject]bool), before: make(map[string]int64)}
 	generations := make(map[string]uint32)
 	for _, target := range o.Targets {
 		// A certificate that this clock, or the clock before a correction,
 		// dated ahead is meant as well.
-		before[target] = max(at, l.before[target])
+		next.before[target] = max(at, l.before[target])
 		if c := l.newest[target]; c != nil {
-			before[target] = max(before[target], c.notBefore+1000)
+			next.before[target] = max(next.before[target], c.notBefore+1000)
 		}
 		generations[target] = o.Generation
 	}
-	revoked := make(map[wire.ID]bool)
+	old := make(map[subject]bool)
 	for _, r := range l.list {
-		switch {
-		case !r.Serial.IsZero():
-			if r.Until < at {
-				continue
-			}
-			revoked[r.Serial] = true
-		case before[r.Sender] != 0:
+		switch s := subjectOf(r); {
+		case !r.Serial.IsZero() && r.Until < at:
+			continue
+		case r.Serial.IsZero() && next.before[r.Sender] != 0:
 			generations[r.Sender] = max(generations[r.Sender], r.Generation)
+			old[s] = true
 			continue // it comes again below
-		case r.Generation == 0 && r.Before+longest.Milliseconds() < at:
+		case r.Serial.IsZero() && r.Generation == 0 && r.Before+longest.Milliseconds() < at:
 			continue // what it revoked has expired
+		default:
+			old[s] = true
+			next.list = append(next.list, r)
+			next.theirs[s] = l.theirs[s]
 		}
-		list = append(list, r)
+	}
+	add := func(r wire.Revoked) {
+		s := subjectOf(r)
+		if !old[s] || r.Serial.IsZero() {
+			next.list = append(next.list, r)
+		}
+		next.theirs[s] = !o.ByAuthority && (!old[s] || l.theirs[s] || next.theirs[s])
+		old[s] = true
 	}
 	for _, target := range o.Targets {
-		list = append(list, wire.Revoked{Sender: target, Before: before[target], Generation: generations[target]})
+		// No list revokes what is issued after it: parts refuse that. What was
+		// dated ahead goes by its serial number.
+		add(wire.Revoked{Sender: target, Before: at, Generation: generations[target]})
+		for _, c := range l.ahead(target, at) {
+			add(wire.Revoked{Serial: c.serial, Until: c.notAfter})
+		}
 	}
 	for _, text := range o.Serials {
 		var serial wire.ID
-		if serial.UnmarshalText([]byte(text)) != nil || revoked[serial] {
+		if serial.UnmarshalText([]byte(text)) != nil {
 			continue // ReadOrder has checked the form; zero names no certificate
 		}
 		until := at + longest.Milliseconds()
@@ -201,21 +239,31 @@ func (l *ledger) after(o *issuance.SignedOrder, at int64) (list []wire.Revoked, 
 		if c := l.serials[serial]; c != nil && c.notAfter >= at {
 			until = c.notAfter
 		}
-		list = append(list, wire.Revoked{Serial: serial, Until: until})
+		add(wire.Revoked{Serial: serial, Until: until})
 	}
-	return list, before
+	return next
+}
+
+// ahead returns the certificates of a sender that begin at the time at or later,
+// in the order of the journal.
+func (l *ledger) ahead(sender string, at int64) (all []*certificate) {
+	for _, c := range l.serials {
+		if c.sender == sender && c.notBefore >= at {
+			all = append(all, c)
+		}
+	}
+	slices.SortFunc(all, func(a, b *certificate) int { return cmp.Compare(a.index, b.index) })
+	return all
 }
 
 // longest is how long any certificate of a site can still count.
 const longest = pki.MaxPersonLifetime + pki.Backdating
 
-// next returns the number of the list that follows. A journal's first comes from
-// the clock: one that begins anew must not wait until it has overtaken the lost one.
+// next returns the number of the list that follows: from the clock, so that the
+// true issuer overtakes a lost journal, and a stranger who signed lists for a
+// while, with the next thing that it revokes. It rises even where the clock falls.
 func (l *ledger) next(now time.Time) uint64 {
-	if l.number == 0 {
-		return uint64(now.UnixMilli())
-	}
-	return l.number + 1
+	return max(l.number+1, uint64(now.UnixMilli()))
 }
 
 // current returns the list in force and its number, 1 if nothing was ever
@@ -269,12 +317,13 @@ func (l *ledger) admitted(sender string, at int64) *readmission {
 
 // readmitted reports whether an expired certificate may still connect, and
 // whether it may renew. Where its machine was not named, but all were meant, only
-// the newest certificate will do: an older one may have been stolen since.
-func (l *ledger) readmitted(sender string, leaf *x509.Certificate, now time.Time) (connect, renew bool) {
+// the newest certificate will do, or the newest's key: an older one may have been
+// stolen since.
+func (l *ledger) readmitted(sender string, leaf *x509.Certificate, newestKey bool, now time.Time) (connect, renew bool) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	at := now.UnixMilli()
-	superseded := l.isSuperseded(sender, leaf)
+	superseded := !newestKey && l.isSuperseded(sender, leaf)
 	for _, r := range l.admits {
 		if !r.covers(sender, at) {
 			continue
@@ -308,7 +357,7 @@ func (l *ledger) ours(serial wire.ID) bool {
 }
 
 // superseded reports whether a newer certificate of the same identity was
-// issued here than leaf.
+// issued than leaf, here or by provisioning.
 func (l *ledger) superseded(sender string, leaf *x509.Certificate) bool {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
@@ -319,10 +368,13 @@ func (l *ledger) superseded(sender string, leaf *x509.Certificate) bool {
 func (l *ledger) isSuperseded(sender string, leaf *x509.Certificate) bool {
 	newest := l.newest[sender]
 	serial, _ := serialOf(leaf)
+	if c := l.carried[sender]; c != nil && c.notBefore > leaf.NotBefore.UnixMilli() {
+		return true // a bundle replaced it
+	}
 	if newest == nil || newest.serial == serial {
 		return false
 	}
-	// Two of one second have the same notBefore. Provisioning's are not here.
+	// Two of one second have the same notBefore. Provisioning's are not in serials.
 	return l.serials[serial] != nil || newest.notBefore > leaf.NotBefore.UnixMilli()
 }
 
@@ -366,11 +418,42 @@ func (l *ledger) crlEntries(more []certificate, now time.Time) []x509.Revocation
 	return entries
 }
 
-// preview returns the list that an order to revoke would lead to now, and its
-// number.
-func (l *ledger) preview(o *issuance.SignedOrder, now time.Time) ([]wire.Revoked, uint64) {
+// preview returns what an order to revoke would lead to now, and the number of
+// that list.
+func (l *ledger) preview(o *issuance.SignedOrder, now time.Time) (outcome, uint64) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	list, _ := l.after(o, now.UnixMilli())
-	return list, l.next(now)
+	return l.after(o, now.UnixMilli()), l.next(now)
+}
+
+// operators returns the entries that are there by operators' orders alone.
+func (o *outcome) operators() (list []wire.Revoked) {
+	for _, r := range o.list {
+		if o.theirs[subjectOf(r)] {
+			list = append(list, r)
+		}
+	}
+	return list
+}
+
+// behind reports whether now is too far before the time of an order that was
+// carried out: an auditor would take the entry for a replay.
+func (l *ledger) behind(now time.Time) bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return now.UnixMilli() < l.latest-issuance.MaxFall.Milliseconds()
+}
+
+// carry takes note of what provisioning issued. It stands in no journal of the
+// issuer's.
+func (l *ledger) carry(all []certificate) {
+	newest := make(map[string]*certificate)
+	for i := range all {
+		if c := newest[all[i].sender]; c == nil || c.notBefore < all[i].notBefore {
+			newest[all[i].sender] = &all[i]
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.carried = newest
 }

@@ -22,6 +22,10 @@ func (s *Issuer) readOrder(raw []byte, now time.Time) (*issuance.SignedOrder, er
 	if err := order.Fresh(now); err != nil {
 		return nil, refuse(http.StatusForbidden, ReasonOrder, "the order is not fresh").because(err)
 	}
+	if s.ledger.behind(now) {
+		return nil, refuse(http.StatusServiceUnavailable, ReasonOrder,
+			"this issuer's clock is behind the orders that it carried out: it was wrong then, or is now").after(time.Minute)
+	}
 	if order.Leaf != nil && s.ledger.Revoked(order.Person, order.Leaf) {
 		return nil, refuse(http.StatusForbidden, ReasonRevoked, "the certificate that signed the order is revoked")
 	}
@@ -44,6 +48,7 @@ func (s *Issuer) carryOut(raw []byte, now time.Time) (issuance.Entry, error) {
 	switch order.Kind {
 	case issuance.Readmit:
 		_, record.Number = s.ledger.current()
+		s.ledger.carry(s.more()) // a bundle that came since has replaced what was before it
 	case issuance.Revoke:
 		record.Kind = issuance.Revocation
 		if record.Number, err = s.checkRevocation(order, now); err != nil {
@@ -91,13 +96,24 @@ func (s *Issuer) checkRevocation(order *issuance.SignedOrder, now time.Time) (nu
 			return 0, refuse(http.StatusUnprocessableEntity, ReasonOrder, "this is the issuer's own certificate: replace the issuer")
 		}
 	}
-	list, number := s.ledger.preview(order, now)
-	text, err := json.Marshal(list)
-	if err != nil || len(list) > wire.MaxRevoked || len(text) > maxList {
-		return 0, refuse(http.StatusInsufficientStorage, ReasonFull,
-			fmt.Sprintf("the list would have %d entries and %d bytes: %d and %d at most", len(list), len(text), wire.MaxRevoked, maxList)).because(err)
+	next, number := s.ledger.preview(order, now)
+	if err := fitsList("the list would have", next.list, wire.MaxRevoked, maxList); err != nil {
+		return 0, err
 	}
-	return number, nil
+	if order.ByAuthority {
+		return number, nil
+	}
+	return number, fitsList("operators' orders would fill", next.operators(), maxOperators, maxOperatorsList)
+}
+
+// fitsList refuses a list of more entries, or of more bytes of JSON.
+func fitsList(what string, list []wire.Revoked, entries, size int) error {
+	text, err := json.Marshal(list)
+	if err != nil || len(list) > entries || len(text) > size {
+		return refuse(http.StatusInsufficientStorage, ReasonFull,
+			fmt.Sprintf("%s %d entries and %d bytes: %d and %d at most", what, len(list), len(text), entries, size)).because(err)
+	}
+	return nil
 }
 
 func serialNumber(id wire.ID) *big.Int { return new(big.Int).SetBytes(id[:]) }

@@ -64,8 +64,8 @@ func TestRevocation(t *testing.T) {
 	}
 	r.carriedOut(w.order(issuance.Revoke, issuance.Order{Serials: []string{issuance.SerialText(before[2].Certificate.SerialNumber)}}, p, time.Now()))
 	list, after = r.issuer.ledger.current()
-	if after != number+1 || len(list) != 2 || list[1].Until != before[2].Certificate.NotAfter.UnixMilli() {
-		t.Errorf("list %d %+v, want %d and two entries", after, list, number+1)
+	if after <= number || after > uint64(time.Now().UnixMilli()) || len(list) != 2 || list[1].Until != before[2].Certificate.NotAfter.UnixMilli() {
+		t.Errorf("list %d %+v, want one above %d, and two entries", after, list, number)
 	}
 }
 
@@ -151,28 +151,42 @@ func TestOrdersRefused(t *testing.T) {
 	r.carriedOut(w.order(issuance.Revoke, issuance.Order{Serials: []string{strings.Repeat("0a", 16)}, Targets: []string{vera.Sender()}}, w.people("melb"), now))
 }
 
-// The list has room for 256 entries, and an order that it has no room for is not
-// carried out.
+// The list has room for 256 entries, of which operators' orders fill half. An
+// order that it has no room for is not carried out.
 func TestFullList(t *testing.T) {
 	w := newWorld(t)
 	r := w.serve(options{})
 	r.server.requests = newLimiter[string](time.Millisecond, 1000)
-	p := w.holder(ann, time.Now())
-	order := func(from, n int) []byte {
+	p, authority := w.holder(ann, time.Now()), w.people("melb")
+	order := func(from, n int, by holder) []byte {
 		var targets []string
 		for i := range n {
 			targets = append(targets, fmt.Sprintf("melb/sensor/s%d", from+i))
 		}
-		return w.order(issuance.Revoke, issuance.Order{Targets: targets}, p, time.Now())
+		return w.order(issuance.Revoke, issuance.Order{Targets: targets}, by, time.Now())
 	}
-	for i := range 3 {
-		r.carriedOut(order(64*i, 64))
-	}
-	r.carriedOut(order(192, 60))
-	r.refused("the 257th", r.do(&p, "POST", "/v1/orders", order(252, 5)), 507, ReasonFull)
-	r.carriedOut(order(252, 4))
-	r.carriedOut(order(0, 64)) // those that are on it take no more room
-	r.refused("one more", r.do(&p, "POST", "/v1/orders", order(300, 1)), 507, ReasonFull)
+	send := func(from, n int, by holder) answer { return r.do(&p, "POST", "/v1/orders", order(from, n, by)) }
+	r.carriedOut(order(0, 64, p))
+	r.carriedOut(order(64, 60, p))
+	r.refused("an operator's 129th", send(124, 5, p), 507, ReasonFull)
+	r.carriedOut(order(124, 4, p))
+	r.carriedOut(order(0, 64, p)) // those that are on it take no more room
+	r.refused("an operator's one more", send(300, 1, p), 507, ReasonFull)
+	// What an operator invents keeps nobody from revoking the operator.
+	r.carriedOut(w.order(issuance.Revoke, issuance.Order{Targets: []string{"melb/operator/ben"}}, authority, time.Now()))
+	r.carriedOut(order(128, 64, authority))
+	r.carriedOut(order(192, 60, authority))
+	r.carriedOut(order(128, 64, p)) // nor does it become the operator's
+	r.stop()
+
+	// A restart knows whose is what.
+	r = w.serve(options{dir: r.dir})
+	r.server.requests = newLimiter[string](time.Millisecond, 1000)
+	r.refused("an operator's one more, after a restart", send(300, 1, p), 507, ReasonFull)
+	r.refused("the 257th", send(252, 4, authority), 507, ReasonFull)
+	r.carriedOut(order(252, 3, authority))
+	r.refused("the authority's one more", send(300, 1, authority), 507, ReasonFull)
+	r.carriedOut(order(0, 1, authority)) // it takes an operator's over
 	list, number := r.issuer.ledger.current()
 	text, err := json.Marshal(&wire.Revocations{Number: number, Revoked: list})
 	if len(list) != wire.MaxRevoked || err != nil {
@@ -240,6 +254,7 @@ func TestJoin(t *testing.T) {
 		"for a person":          w.order(issuance.Join, issuance.Order{Targets: []string{vera.Sender()}, SPKI: order.SPKI}, w.people("melb"), now),
 		"an order of that kind": w.order(issuance.Readmit, issuance.Order{All: true}, p, now),
 		"nothing":               nil,
+		"an operator's issuer":  w.order(issuance.Join, issuance.Order{Targets: []string{"melb/issuer/iss-9"}, SPKI: order.SPKI}, p, now),
 		"a machine's own":       w.order(issuance.Join, order, w.holder(web2, now), now),
 	} {
 		r.refused(name, r.join(key, token), 403, ReasonOrder)
@@ -272,6 +287,62 @@ func TestJoin(t *testing.T) {
 		t.Error("it does not say when")
 	}
 	r.refused("the certificate from before", r.renew(h, w.key(pki.RoleSensor)), 0, "")
+}
+
+// Each list overtakes whatever was published with a number of its time, also
+// where the clock falls; and it revokes nothing that is issued after it, but what
+// was dated ahead.
+func TestNumbersAndTimes(t *testing.T) {
+	w := newWorld(t)
+	l := newLedger(machines("melb"))
+	now := time.Now()
+	if got := l.next(now); got != uint64(now.UnixMilli()) {
+		t.Errorf("the first number is %d", got)
+	}
+	l.number = uint64(now.UnixMilli())
+	if got := l.next(now.Add(time.Hour)); got != uint64(now.Add(time.Hour).UnixMilli()) {
+		t.Errorf("an hour later the number is %d", got)
+	}
+	if got := l.next(now.Add(-time.Hour)); got != l.number+1 {
+		t.Errorf("an hour back the number is %d", got)
+	}
+	today, tomorrow := w.holder(web1, now), w.holder(web1, now.Add(24*time.Hour))
+	for i, h := range []holder{tomorrow, today} {
+		w.must(l.apply(issuance.Entry{Index: uint64(i), Time: now.UnixMilli(),
+			Record: issuance.Record{Kind: issuance.Issuance, Certificate: h.leaf, Cause: issuance.CauseRenewal}}))
+	}
+	raw := w.order(issuance.Revoke, issuance.Order{Targets: []string{web1.Sender()}}, w.holder(ann, now), now)
+	at := now.Add(time.Second)
+	w.must(l.apply(issuance.Entry{Index: 2, Time: at.UnixMilli(), Record: issuance.Record{Kind: issuance.Revocation, Order: raw, Number: l.next(at)}}))
+	list, _ := l.current()
+	if len(list) != 2 || list[0].Before != at.UnixMilli() || list[1].Serial.IsZero() || list[1].Until != tomorrow.leaf.NotAfter.UnixMilli() {
+		t.Errorf("the list is %+v", list)
+	}
+	if n := len((&outcome{list: l.list, theirs: l.theirs}).operators()); n != 2 {
+		t.Errorf("%d of the entries are operators'", n)
+	}
+	// An order far before an earlier one would look like a replay.
+	if l.behind(at.Add(-issuance.MaxFall)) || !l.behind(at.Add(-issuance.MaxFall-time.Millisecond)) {
+		t.Error("how far the clock may fall between two orders")
+	}
+}
+
+// An order for all admits no certificate that a bundle of provisioning replaced,
+// whether the issuer knew that bundle from the start or not.
+func TestReplacedBundleIsNotReadmitted(t *testing.T) {
+	w := newWorld(t)
+	now := time.Now()
+	first, second, third := w.holder(web1, now.Add(-20*24*time.Hour)), w.holder(web1, now.Add(-3*24*time.Hour)), w.holder(web1, now.Add(-2*24*time.Hour))
+	issued := []*x509.Certificate{second.leaf, first.leaf}
+	r := w.serve(options{more: func() ([]*x509.Certificate, error) { return issued, nil }})
+	p := w.holder(ann, now)
+	r.carriedOut(w.order(issuance.Readmit, issuance.Order{All: true}, p, time.Now()))
+	r.refused("a replaced one", r.renew(first, w.key(pki.RoleSensor)), 403, ReasonExpired)
+	issued = append(issued, third.leaf)
+	r.carriedOut(w.order(issuance.Readmit, issuance.Order{All: true}, p, time.Now()))
+	r.refused("one that was replaced since", r.renew(second, w.key(pki.RoleSensor)), 403, ReasonExpired)
+	key := w.key(pki.RoleSensor)
+	r.issued(r.renew(third, key), web1, key)
 }
 
 func TestReadmission(t *testing.T) {
@@ -330,7 +401,7 @@ func TestReadmission(t *testing.T) {
 func TestJournalIsTheRecorders(t *testing.T) {
 	w := newWorld(t)
 	r := w.serve(options{})
-	r.server.renewals = newLimiter[string](time.Millisecond, 1000)
+	r.server.renewals = newLimiter[caller](time.Millisecond, 1000)
 	h := w.holder(web1, time.Now())
 	for range 3 {
 		key := w.key(pki.RoleSensor)

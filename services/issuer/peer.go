@@ -53,7 +53,7 @@ func (s *Issuer) judge(cs tls.ConnectionState, now time.Time) (*peer, error) {
 	// An authority that was replaced admits nobody any more: its key may be
 	// why it was.
 	public, ok := cs.PeerCertificates[1].PublicKey.(interface{ Equal(crypto.PublicKey) bool })
-	connect, _ := s.ledger.readmitted(p.id.Sender(), leaf, now)
+	connect, _ := s.ledger.readmitted(p.id.Sender(), leaf, false, now)
 	if p.id.Authority() != s.authority || !ok || !public.Equal(s.config.Authority.Certificate.PublicKey) || !connect {
 		return nil, errExpired
 	}

@@ -107,7 +107,7 @@ func TestRenewalRefused(t *testing.T) {
 		"an approver without pin, new key": {at(w.holder(identity("melb", pki.RoleApprover, "a1"), now)), fresh(), 403, ReasonKey},
 	} {
 		// Each of them is another client: the limit of renewals is not meant.
-		r.server.renewals = newLimiter[string](time.Millisecond, 1000)
+		r.server.renewals = newLimiter[caller](time.Millisecond, 1000)
 		r.refused(name, r.do(test.peer, "POST", pathRenew, test.body), test.status, test.reason)
 	}
 	if n := len(r.entries()); n != 0 {

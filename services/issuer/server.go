@@ -34,6 +34,9 @@ const (
 	readTimeout  = 10 * time.Second // of a whole request
 	writeTimeout = 20 * time.Second // of a whole answer, and of what it waits for
 	stopTimeout  = 5 * time.Second
+	// issueTimeout is until when an issue may begin: what is left of
+	// writeTimeout is for the journal and the answer.
+	issueTimeout = 15 * time.Second
 )
 
 // server is the issuer's HTTP side: one request for each connection.
@@ -42,10 +45,17 @@ type server struct {
 	listener net.Listener
 	http     *http.Server
 
-	renewals *limiter[string]     // by sender
+	renewals *limiter[caller]
 	requests *limiter[string]     // by sender
 	joins    *limiter[netip.Addr] // by address
 	allJoins *limiter[struct{}]
+}
+
+// caller is who renews, and from where: a thief elsewhere who has the same
+// certificate does not use up its owner's tokens.
+type caller struct {
+	sender  string
+	address netip.Addr
 }
 
 // newServer answers on l, as the credential of store, once it is run.
@@ -54,7 +64,7 @@ func newServer(s *Issuer, l net.Listener, store *pki.Store) *server {
 	// life could ever want; between a tenth of a second and ten minutes.
 	every := max(100*time.Millisecond, min(s.config.Lifetime/720, 10*time.Minute))
 	h := &server{issuer: s,
-		renewals: newLimiter[string](every, 10), requests: newLimiter[string](time.Second, 20),
+		renewals: newLimiter[caller](every, 10), requests: newLimiter[string](time.Second, 20),
 		joins: newLimiter[netip.Addr](2*time.Second, 5), allJoins: newLimiter[struct{}](100*time.Millisecond, 20)}
 	config := s.tlsConfig(store)
 	h.listener = tls.NewListener(newListener(l, func(a net.Addr) {
@@ -171,8 +181,6 @@ func (h *server) reenroll(w http.ResponseWriter, r *http.Request, p *peer, now t
 		return refuse(http.StatusForbidden, ReasonIdentity, "a renewal needs the certificate that it renews")
 	case p.id.Authority() != h.issuer.authority:
 		return refuse(http.StatusForbidden, ReasonIdentity, "people's certificates are the deployer's to renew")
-	case !h.renewals.take(p.id.Sender(), now):
-		return refuse(http.StatusTooManyRequests, ReasonRate, "too many renewals").after(time.Minute)
 	}
 	body, err := readBody(r)
 	if err != nil {
@@ -182,7 +190,9 @@ func (h *server) reenroll(w http.ResponseWriter, r *http.Request, p *peer, now t
 	if err != nil {
 		return err
 	}
-	leaf, err := h.issuer.renew(p, request, now)
+	ctx, done := context.WithTimeout(r.Context(), issueTimeout)
+	defer done()
+	leaf, err := h.issuer.renew(ctx, p, request, func() bool { return h.renewals.take(caller{p.id.Sender(), addressOf(r.RemoteAddr)}, now) }, now)
 	if err != nil {
 		return err
 	}
@@ -218,7 +228,9 @@ func (h *server) join(w http.ResponseWriter, r *http.Request, _ *peer, now time.
 	if err != nil {
 		return err
 	}
-	leaf, err := h.issuer.join(token, request, now)
+	ctx, done := context.WithTimeout(r.Context(), issueTimeout)
+	defer done()
+	leaf, err := h.issuer.join(ctx, token, request, now)
 	if err != nil {
 		return err
 	}
