@@ -103,11 +103,11 @@ func stride(call string) int {
 	case os.Getenv(everyFault) != "":
 		return 1
 	case call == "openat": // most only read
-		return 97
+		return 291
 	case call == "renameat": // where a file comes to be
-		return 9
+		return 29
 	default:
-		return 23
+		return 67
 	}
 }
 
