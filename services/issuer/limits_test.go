@@ -108,7 +108,6 @@ func TestAddresses(t *testing.T) {
 func TestSlowClients(t *testing.T) {
 	w := newWorld(t)
 	r := w.serve(options{})
-	r.server.http.ReadHeaderTimeout = headTimeout
 	var silent []net.Conn
 	for range maxPerAddress {
 		c, err := net.Dial("tcp", r.address)
