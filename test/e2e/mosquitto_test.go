@@ -310,7 +310,7 @@ func TestMosquitto(t *testing.T) {
 		{"MQTT 5", vera, "mosquitto_pub", []string{"-V", "mqttv5", "-t", "public/lobby", "-m", secret}, -1, "", entry{"reason": "version"}},
 		{"a keep-alive of an hour", vera, "mosquitto_pub", []string{"-k", "3600", "-t", "public/lobby", "-m", secret}, 5, "not authorised", entry{"reason": "keep_alive"}},
 		{"another's client identifier", guest, "mosquitto_pub", []string{"-i", vera.client, "-t", "public/lobby", "-m", secret}, 2, "identifier rejected", entry{"reason": "client_id"}},
-		{"a guest's second session", guest, "mosquitto_pub", []string{"-i", guest.client + "_1", "-t", "public/lobby", "-m", secret}, 2, "identifier rejected", entry{"reason": "client_id"}},
+		{"a guest's second session", guest, "mosquitto_pub", []string{"-i", guest.client + "_2", "-t", "public/lobby", "-m", secret}, 2, "identifier rejected", entry{"reason": "client_id"}},
 		{"over the size limit", vera, "mosquitto_pub", []string{"-t", "public/lobby", "-f", large}, 0, "", entry{"msg": "message refused", "reason": "size", "identity": "melb/viewer/vera", "topic": "public/lobby"}},
 		{"without a certificate", vera.withoutCertificate(t), "mosquitto_pub", []string{"-t", "public/lobby", "-m", secret}, -1, "", entry{"reason": "handshake"}},
 		{"a certificate of another CA", vera.ofAnotherCA(t), "mosquitto_pub", []string{"-t", "public/lobby", "-m", secret}, -1, "", entry{"reason": "certificate"}},

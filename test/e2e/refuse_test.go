@@ -131,7 +131,7 @@ func TestRefuseConnections(t *testing.T) {
 		}{
 			{"another's client ID", rawmqtt.ConnectOptions{ClientID: "melb_sensor_web-2", KeepAlive: 30}, rawmqtt.BadIdentifier, "client_id"},
 			{"the monitor's client ID", rawmqtt.ConnectOptions{ClientID: monitor.id.ClientID(), KeepAlive: 30}, rawmqtt.BadIdentifier, "client_id"},
-			{"a person's second client ID", rawmqtt.ConnectOptions{ClientID: own + "_1", KeepAlive: 30}, rawmqtt.BadIdentifier, "client_id"},
+			{"a person's second client ID", rawmqtt.ConnectOptions{ClientID: own + "_2", KeepAlive: 30}, rawmqtt.BadIdentifier, "client_id"},
 			{"no client ID", rawmqtt.ConnectOptions{KeepAlive: 30}, rawmqtt.BadIdentifier, "client_id"},
 			{"mochi's inline client ID", rawmqtt.ConnectOptions{ClientID: "inline", KeepAlive: 30}, rawmqtt.BadIdentifier, "client_id"},
 			{"MQTT 5", rawmqtt.ConnectOptions{ClientID: own, KeepAlive: 30, Level: 5}, rawmqtt.BadVersion, "version"},

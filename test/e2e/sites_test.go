@@ -214,7 +214,7 @@ func (s *carried) refuses(t *testing.T, other *carried) {
 			tried++
 		}
 	}
-	if tried != 2*10 {
+	if tried != 2*11 {
 		t.Errorf("%d attempts", tried)
 	}
 	if len(broker.logged(before, entry{"reason": "certificate"})) == 0 {
