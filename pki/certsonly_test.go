@@ -104,7 +104,7 @@ func TestOpenSSLReadsCertsOnly(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	for _, cert := range certs[:2] {
-		if !strings.Contains(out, string(bytes.TrimSpace(ca.MarshalCertificates(cert)))) {
+		if !strings.Contains(out, string(bytes.TrimSpace(pki.MarshalCertificates(cert)))) {
 			t.Errorf("%s is missing:\n%s", cert.Subject, out)
 		}
 	}

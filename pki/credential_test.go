@@ -132,7 +132,7 @@ func TestLoadCredentialModes(t *testing.T) {
 	}
 
 	big := filepath.Join(directory, "big.pem")
-	write(t, big, append(bytes.Repeat([]byte("\n"), 1<<20), ca.MarshalCertificates(root.Certificate)...))
+	write(t, big, append(bytes.Repeat([]byte("\n"), 1<<20), pki.MarshalCertificates(root.Certificate)...))
 	if _, err := pki.ReadCertificate(big); err == nil || !strings.Contains(err.Error(), "longer than") {
 		t.Errorf("a certificate file of 1 MiB: %v", err)
 	}
@@ -151,7 +151,7 @@ func TestParseCredential(t *testing.T) {
 	key, other := newKey(t, pki.RoleSensor), newKey(t, pki.RoleSensor)
 	leaf := newLeaf(t, machines, melbSensor, key, noon)
 	keyPEM := pkcs8(t, key)
-	chain := ca.MarshalCertificates(leaf, machines.Certificate)
+	chain := pki.MarshalCertificates(leaf, machines.Certificate)
 	if _, err := pki.ParseCredential(keyPEM, chain); err != nil {
 		t.Fatal(err)
 	}
@@ -193,8 +193,8 @@ func TestParseCredential(t *testing.T) {
 		{"two keys", append(bytes.Clone(keyPEM), keyPEM...), chain},
 		{"key and chain in one file", append(bytes.Clone(keyPEM), chain...), chain},
 		{"SEC1 key", pemOf(t, "EC PRIVATE KEY", sec1), chain},
-		{"P-384 key", pkcs8(t, p384), ca.MarshalCertificates(mint(t, machines, template(melbSensor, noon), p384.Public()), machines.Certificate)},
-		{"RSA key", pkcs8(t, rsaKey), ca.MarshalCertificates(mint(t, machines, template(melbSensor, noon), rsaKey.Public()), machines.Certificate)},
+		{"P-384 key", pkcs8(t, p384), pki.MarshalCertificates(mint(t, machines, template(melbSensor, noon), p384.Public()), machines.Certificate)},
+		{"RSA key", pkcs8(t, rsaKey), pki.MarshalCertificates(mint(t, machines, template(melbSensor, noon), rsaKey.Public()), machines.Certificate)},
 		{"key that cannot sign", pkcs8(t, x25519), chain},
 		{"key of another type in name", otherType, chain},
 		{"key with headers", withHeader, chain},
@@ -203,14 +203,14 @@ func TestParseCredential(t *testing.T) {
 		{"key with text after", append(bytes.Clone(keyPEM), "a note\n"...), chain},
 		{"broken key", keyPEM[:len(keyPEM)-8], chain},
 		{"broken key, then a whole one", append(append(bytes.Clone(keyPEM[:40]), '\n'), keyPEM...), chain},
-		{"leaf alone", keyPEM, ca.MarshalCertificates(leaf)},
-		{"issuer first", keyPEM, ca.MarshalCertificates(machines.Certificate, leaf)},
-		{"with the root", keyPEM, ca.MarshalCertificates(leaf, machines.Certificate, root.Certificate)},
-		{"another's issuer", keyPEM, ca.MarshalCertificates(leaf, people.Certificate)},
-		{"the root for the issuer", keyPEM, ca.MarshalCertificates(leaf, root.Certificate)},
-		{"leaf twice", keyPEM, ca.MarshalCertificates(leaf, leaf)},
-		{"chain with text between", keyPEM, append(append(ca.MarshalCertificates(leaf), "a note\n"...), ca.MarshalCertificates(machines.Certificate)...)},
-		{"chain with a key inside", keyPEM, append(append(ca.MarshalCertificates(leaf), keyPEM...), ca.MarshalCertificates(machines.Certificate)...)},
+		{"leaf alone", keyPEM, pki.MarshalCertificates(leaf)},
+		{"issuer first", keyPEM, pki.MarshalCertificates(machines.Certificate, leaf)},
+		{"with the root", keyPEM, pki.MarshalCertificates(leaf, machines.Certificate, root.Certificate)},
+		{"another's issuer", keyPEM, pki.MarshalCertificates(leaf, people.Certificate)},
+		{"the root for the issuer", keyPEM, pki.MarshalCertificates(leaf, root.Certificate)},
+		{"leaf twice", keyPEM, pki.MarshalCertificates(leaf, leaf)},
+		{"chain with text between", keyPEM, append(append(pki.MarshalCertificates(leaf), "a note\n"...), pki.MarshalCertificates(machines.Certificate)...)},
+		{"chain with a key inside", keyPEM, append(append(pki.MarshalCertificates(leaf), keyPEM...), pki.MarshalCertificates(machines.Certificate)...)},
 		{"chain that is no certificate", keyPEM, bytes.Repeat(pemOf(t, "CERTIFICATE", []byte("no DER")), 2)},
 		{"endless key", append(bytes.Clone(keyPEM), bytes.Repeat([]byte("\n"), 1<<20)...), chain},
 		{"endless chain", keyPEM, append(bytes.Clone(chain), bytes.Repeat([]byte("\n"), 1<<20)...)},
@@ -235,7 +235,7 @@ func TestCredentialPrinting(t *testing.T) {
 	root := newRoot(t, noon)
 	machines := newAuthority(t, root, melbMachines, ca.Zones{}, noon)
 	key := newKey(t, pki.RoleSensor).(ed25519.PrivateKey)
-	credential, err := pki.ParseCredential(pkcs8(t, key), ca.MarshalCertificates(newLeaf(t, machines, melbSensor, key, noon), machines.Certificate))
+	credential, err := pki.ParseCredential(pkcs8(t, key), pki.MarshalCertificates(newLeaf(t, machines, melbSensor, key, noon), machines.Certificate))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -287,7 +287,7 @@ func TestReadKey(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "key.pem")
 	for name, newKey := range map[string]func() (crypto.Signer, error){
 		"root": ca.NewRootKey, "authority": ca.NewAuthorityKey,
-		"sensor": func() (crypto.Signer, error) { return ca.NewKey(pki.RoleSensor) },
+		"sensor": func() (crypto.Signer, error) { return pki.NewKey(pki.RoleSensor) },
 	} {
 		key, err := newKey()
 		if err != nil {
@@ -331,14 +331,14 @@ func TestReadKey(t *testing.T) {
 func TestReadCertificate(t *testing.T) {
 	root := newRoot(t, noon)
 	path := filepath.Join(t.TempDir(), "root.pem")
-	write(t, path, ca.MarshalCertificates(root.Certificate))
+	write(t, path, pki.MarshalCertificates(root.Certificate))
 	cert, err := pki.ReadCertificate(path)
 	if err != nil || !cert.Equal(root.Certificate) {
 		t.Fatalf("ReadCertificate: %v", err)
 	}
 	for name, data := range map[string][]byte{
-		"nothing": nil, "two": ca.MarshalCertificates(root.Certificate, root.Certificate), "DER": root.Certificate.Raw,
-		"key": pkcs8(t, newKey(t, pki.RoleSensor)), "cut": ca.MarshalCertificates(root.Certificate)[:200],
+		"nothing": nil, "two": pki.MarshalCertificates(root.Certificate, root.Certificate), "DER": root.Certificate.Raw,
+		"key": pkcs8(t, newKey(t, pki.RoleSensor)), "cut": pki.MarshalCertificates(root.Certificate)[:200],
 	} {
 		write(t, path, data)
 		if _, err := pki.ReadCertificate(path); err == nil {
@@ -367,7 +367,7 @@ func FuzzParseCredential(f *testing.F) {
 	machines := newAuthority(f, root, melbMachines, ca.Zones{}, noon)
 	for _, id := range []pki.Identity{melbSensor, melbBroker} {
 		key := newKey(f, id.Role)
-		f.Add(pkcs8(f, key), ca.MarshalCertificates(newLeaf(f, machines, id, key, noon), machines.Certificate))
+		f.Add(pkcs8(f, key), pki.MarshalCertificates(newLeaf(f, machines, id, key, noon), machines.Certificate))
 	}
 	f.Add([]byte("-----BEGIN PRIVATE KEY-----\n-----END PRIVATE KEY-----\n"), []byte("-----BEGIN "))
 	f.Fuzz(func(t *testing.T, key, chain []byte) {

@@ -63,7 +63,7 @@ func newAuthority(t testing.TB, root ca.Issuer, a pki.Authority, zones ca.Zones,
 
 func newKey(t testing.TB, role pki.Role) crypto.Signer {
 	t.Helper()
-	key, err := ca.NewKey(role)
+	key, err := pki.NewKey(role)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,7 +164,7 @@ func files(t testing.TB, key crypto.Signer, certs ...*x509.Certificate) (keyFile
 	if err := ca.WriteKey(keyFile, key, nil); err != nil {
 		t.Fatal(err)
 	}
-	write(t, chainFile, ca.MarshalCertificates(certs...))
+	write(t, chainFile, pki.MarshalCertificates(certs...))
 	return keyFile, chainFile
 }
 

@@ -2,7 +2,12 @@ package pki
 
 import (
 	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 )
@@ -53,4 +58,51 @@ func parseKey(b []byte) (crypto.Signer, error) {
 		return nil, errors.New("not a signing key")
 	}
 	return key, nil
+}
+
+// NewKey makes a key for a leaf of role: ECDSA P-256 for people and brokers,
+// whose certificates browsers and foreign MQTT clients must understand,
+// Ed25519 for all other machines.
+func NewKey(role Role) (crypto.Signer, error) {
+	switch {
+	case role.Class() == ClassNone:
+		return nil, fmt.Errorf("making key: %q is no role", role)
+	case role.Class() == ClassPerson, role == RoleBroker:
+		return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	default:
+		_, key, err := ed25519.GenerateKey(rand.Reader)
+		return key, err
+	}
+}
+
+// MarshalKey returns the PEM of the key in PKCS#8, unencrypted. A key that
+// lies in a token cannot be marshalled, nor one that a credential holds.
+func MarshalKey(key crypto.Signer) ([]byte, error) {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("marshalling key: %w", err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
+}
+
+// MarshalCertificates returns the PEM of certs in their order: for the chain
+// file of a credential, leaf and issuer.
+func MarshalCertificates(certs ...*x509.Certificate) []byte {
+	var b []byte
+	for _, cert := range certs {
+		b = append(b, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})...)
+	}
+	return b
+}
+
+// MarshalCredential returns the key and the chain of a credential as the PEM
+// that LoadCredential reads. The key may be one that a credential holds.
+func MarshalCredential(key crypto.Signer, leaf, issuer *x509.Certificate) (keyPEM, chainPEM []byte, err error) {
+	if held, ok := key.(privateKey); ok {
+		key = held()
+	}
+	if keyPEM, err = MarshalKey(key); err != nil {
+		return nil, nil, err
+	}
+	return keyPEM, MarshalCertificates(leaf, issuer), nil
 }

@@ -15,7 +15,6 @@ import (
 	"testing"
 
 	"levee/pki"
-	"levee/pki/ca"
 )
 
 func TestReadPrivate(t *testing.T) {
@@ -68,7 +67,7 @@ func TestReadPrivate(t *testing.T) {
 // What ReadKey refuses in a file (TestReadKey), ParseKey refuses in memory.
 func TestParseKey(t *testing.T) {
 	key := newKey(t, pki.RoleSensor)
-	data, err := ca.MarshalKey(key)
+	data, err := pki.MarshalKey(key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +78,7 @@ func TestParseKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	other, err := ca.MarshalKey(p521)
+	other, err := pki.MarshalKey(p521)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -253,21 +253,3 @@ func (s *Store) loadRenewed() (*Credential, error) {
 	}
 	return c, nil
 }
-
-// MarshalCredential returns the key (PKCS#8) and the chain of a credential as
-// the PEM that LoadCredential reads. A key that lies in a token cannot be
-// marshalled.
-func MarshalCredential(key crypto.Signer, leaf, issuer *x509.Certificate) (keyPEM, chainPEM []byte, err error) {
-	if held, ok := key.(privateKey); ok { // a credential's own, which keeps it from printing
-		key = held()
-	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, nil, fmt.Errorf("marshalling key: %w", err)
-	}
-	keyPEM = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
-	for _, cert := range []*x509.Certificate{leaf, issuer} {
-		chainPEM = append(chainPEM, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})...)
-	}
-	return keyPEM, chainPEM, nil
-}

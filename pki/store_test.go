@@ -34,12 +34,12 @@ func TestStore(t *testing.T) {
 	expired := newLeaf(t, machines, melbSensor, key, now.Add(-31*24*time.Hour))
 	for name, chain := range map[string][]byte{
 		"nothing":               nil,
-		"another's key":         ca.MarshalCertificates(newLeaf(t, machines, melbSensor, newKey(t, pki.RoleSensor), now), machines.Certificate),
-		"expired":               ca.MarshalCertificates(expired, machines.Certificate),
-		"foreign":               ca.MarshalCertificates(newLeaf(t, foreign, melbSensor, key, now), foreign.Certificate),
-		"another identity":      ca.MarshalCertificates(newLeaf(t, machines, other, key, now), machines.Certificate),
-		"outside the profile":   ca.MarshalCertificates(mint(t, machines, spoilt(now), key.Public()), machines.Certificate),
-		"half of a certificate": ca.MarshalCertificates(first, machines.Certificate)[:500],
+		"another's key":         pki.MarshalCertificates(newLeaf(t, machines, melbSensor, newKey(t, pki.RoleSensor), now), machines.Certificate),
+		"expired":               pki.MarshalCertificates(expired, machines.Certificate),
+		"foreign":               pki.MarshalCertificates(newLeaf(t, foreign, melbSensor, key, now), foreign.Certificate),
+		"another identity":      pki.MarshalCertificates(newLeaf(t, machines, other, key, now), machines.Certificate),
+		"outside the profile":   pki.MarshalCertificates(mint(t, machines, spoilt(now), key.Public()), machines.Certificate),
+		"half of a certificate": pki.MarshalCertificates(first, machines.Certificate)[:500],
 	} {
 		write(t, chainFile, chain)
 		if err := store.Reload(); err == nil || store.Current() != kept {
@@ -51,7 +51,7 @@ func TestStore(t *testing.T) {
 	}
 
 	second := newLeaf(t, machines, melbSensor, key, now)
-	write(t, chainFile, ca.MarshalCertificates(second, machines.Certificate))
+	write(t, chainFile, pki.MarshalCertificates(second, machines.Certificate))
 	if err := store.Reload(); err != nil || !store.Current().Leaf().Equal(second) {
 		t.Errorf("Reload: %v", err)
 	}

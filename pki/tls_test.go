@@ -320,8 +320,8 @@ func TestReloadReachesConnections(t *testing.T) {
 	for i := range 2 {
 		serverLeaf := newLeaf(t, w.machines, melbBroker, serverKey, w.now.Add(-time.Duration(i)*time.Hour))
 		clientLeaf := newLeaf(t, w.machines, melbSensor, clientKey, w.now.Add(-time.Duration(i)*time.Hour))
-		write(t, serverChain, ca.MarshalCertificates(serverLeaf, w.machines.Certificate))
-		write(t, clientChain, ca.MarshalCertificates(clientLeaf, w.machines.Certificate))
+		write(t, serverChain, pki.MarshalCertificates(serverLeaf, w.machines.Certificate))
+		write(t, clientChain, pki.MarshalCertificates(clientLeaf, w.machines.Certificate))
 		if err := errors.Join(serverStore.Reload(), clientStore.Reload()); err != nil {
 			t.Fatal(err)
 		}

@@ -140,7 +140,7 @@ func opensslAccepts(t *testing.T, root *x509.Certificate, issuers []*x509.Certif
 	directory := t.TempDir()
 	encode := func(der []byte) []byte { return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}) }
 	write(t, filepath.Join(directory, "root"), encode(root.Raw))
-	write(t, filepath.Join(directory, "issuers"), ca.MarshalCertificates(issuers...))
+	write(t, filepath.Join(directory, "issuers"), pki.MarshalCertificates(issuers...))
 	arguments := []string{"verify", "-x509_strict", "-purpose", "sslclient", "-attime", fmt.Sprint(noon.Unix()),
 		"-CAfile", "root", "-untrusted", "issuers"}
 	for i, leaf := range leaves {

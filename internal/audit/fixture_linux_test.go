@@ -451,7 +451,7 @@ func (b *bank) mint(t testing.TB, id pki.Identity, lifetime time.Duration, at ti
 	if err != nil {
 		t.Fatal(err)
 	}
-	key, err := ca.NewKey(id.Role)
+	key, err := pki.NewKey(id.Role)
 	if err != nil {
 		t.Fatal(err)
 	}

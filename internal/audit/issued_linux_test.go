@@ -92,7 +92,7 @@ func (b *bank) issuer(t testing.TB) *issuer {
 func (i *issuer) issue(id pki.Identity, after time.Duration) ([]byte, *envelope.Signer, *x509.Certificate) {
 	i.t.Helper()
 	at := i.bank.made.Add(after)
-	key, err := ca.NewKey(id.Role)
+	key, err := pki.NewKey(id.Role)
 	if err != nil {
 		i.t.Fatal(err)
 	}

@@ -30,7 +30,6 @@ import (
 	"levee/internal/site"
 	"levee/internal/wire"
 	"levee/pki"
-	"levee/pki/ca"
 	"levee/policies"
 )
 
@@ -165,7 +164,7 @@ func openBundle(o Options, now time.Time) (*subject, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := pki.ParseCredential(key, ca.MarshalCertificates(credential.Leaf(), credential.Issuer())); err != nil {
+	if _, err := pki.ParseCredential(key, pki.MarshalCertificates(credential.Leaf(), credential.Issuer())); err != nil {
 		return nil, fmt.Errorf("opening bundle %s: %w", o.Bundle, err)
 	}
 	private, err := pki.ReadKey(keyFile)
@@ -254,8 +253,8 @@ func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + 
 // common returns what every export with a plain key consists of.
 func (s *subject) common(page []byte) map[string][]byte {
 	return map[string][]byte{
-		FileRoot:   ca.MarshalCertificates(s.trust.Root),
-		FileChain:  ca.MarshalCertificates(s.credential.Leaf(), s.credential.Issuer()),
+		FileRoot:   pki.MarshalCertificates(s.trust.Root),
+		FileChain:  pki.MarshalCertificates(s.credential.Leaf(), s.credential.Issuer()),
 		FileKey:    s.key,
 		FileReadme: page,
 	}

@@ -7,7 +7,7 @@ import (
 	"strconv"
 	"time"
 
-	"levee/pki/ca"
+	"levee/pki"
 	"levee/pki/pkcs12"
 )
 
@@ -126,7 +126,7 @@ func PKCS12(o Options, now time.Time) (*Result, pkcs12.Passphrase, error) {
 	if err != nil {
 		return nil, pkcs12.Passphrase{}, fmt.Errorf("%s: %w", s.id.Sender(), err)
 	}
-	if err := write(out, map[string][]byte{FilePKCS12: file, FileRoot: ca.MarshalCertificates(s.trust.Root)}); err != nil {
+	if err := write(out, map[string][]byte{FilePKCS12: file, FileRoot: pki.MarshalCertificates(s.trust.Root)}); err != nil {
 		return nil, pkcs12.Passphrase{}, fmt.Errorf("writing the export: %w", err)
 	}
 	return s.result(out), passphrase, nil

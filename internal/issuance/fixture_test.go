@@ -70,7 +70,7 @@ func (w *world) authority(a pki.Authority) ca.Issuer {
 
 func (w *world) leaf(id pki.Identity) (*x509.Certificate, crypto.Signer) {
 	w.t.Helper()
-	key, err := ca.NewKey(id.Role)
+	key, err := pki.NewKey(id.Role)
 	w.must(err)
 	cert, err := ca.IssueLeaf(w.issuers[id.Authority()], id, key.Public(), ca.Names{}, 24*time.Hour, w.now)
 	w.must(err)

@@ -33,7 +33,7 @@ func TestKilled(t *testing.T) {
 	w.must(Create(path))
 	c := w.config(path)
 	cert, _ := w.leaf(identity("melb", pki.RoleSensor, "web-1"))
-	w.must(os.WriteFile(filepath.Join(dir, "certs.pem"), ca.MarshalCertificates(w.root.Certificate, c.Issuer, cert), 0o600))
+	w.must(os.WriteFile(filepath.Join(dir, "certs.pem"), pki.MarshalCertificates(w.root.Certificate, c.Issuer, cert), 0o600))
 	w.must(ca.WriteKey(filepath.Join(dir, "ca.key"), c.Key, nil))
 	var acknowledged []string
 	for round := range 8 {

@@ -304,7 +304,7 @@ func (r *run) openIssuer(path string, whose Secret, newKey func() (crypto.Signer
 		if cert, err = issue(key); err != nil {
 			return nil, err
 		}
-		return ca.MarshalCertificates(cert), nil
+		return pki.MarshalCertificates(cert), nil
 	})
 	return ca.Issuer{Certificate: cert, Signer: key}, err
 }

@@ -26,11 +26,11 @@ func (r *run) openCredential(d *deployer, s Site, id pki.Identity) error {
 		return drift(keyFile, "it is gone, and there is a certificate for it: restore it, or remove %s as well", chainFile)
 	}
 	err := r.createMissing(keyFile, secret, func() ([]byte, error) {
-		key, err := ca.NewKey(id.Role)
+		key, err := pki.NewKey(id.Role)
 		if err != nil {
 			return nil, err
 		}
-		return ca.MarshalKey(key)
+		return pki.MarshalKey(key)
 	})
 	if err != nil {
 		return err
@@ -47,7 +47,7 @@ func (r *run) openCredential(d *deployer, s Site, id pki.Identity) error {
 		if err != nil {
 			return nil, err
 		}
-		return ca.MarshalCertificates(leaf, by.Certificate), nil
+		return pki.MarshalCertificates(leaf, by.Certificate), nil
 	})
 	if err != nil || r.planned(chainFile) {
 		return err
@@ -100,7 +100,7 @@ func (r *run) issue(by *authority, s Site, id pki.Identity, public crypto.Public
 // certificate, and the key as the deployer has it, or sealed for that host alone.
 func (r *run) giveAuthority(d *deployer, id pki.Identity) error {
 	if d.machines.Certificate != nil {
-		if err := r.keep(filepath.Join(r.Bundle(id), FileIssuing+".pem"), public, ca.MarshalCertificates(d.machines.Certificate)); err != nil {
+		if err := r.keep(filepath.Join(r.Bundle(id), FileIssuing+".pem"), public, pki.MarshalCertificates(d.machines.Certificate)); err != nil {
 			return err
 		}
 	}

@@ -134,7 +134,7 @@ func TestDriftIsNoted(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			write(t, filepath.Join(l.Bundle(id), site.FileChain), ca.MarshalCertificates(leaf, cert))
+			write(t, filepath.Join(l.Bundle(id), site.FileChain), pki.MarshalCertificates(leaf, cert))
 		}, "its certificate is not in"},
 	} {
 		t.Run(name, func(t *testing.T) {

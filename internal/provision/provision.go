@@ -39,7 +39,6 @@ import (
 	"levee/internal/records"
 	"levee/internal/site"
 	"levee/pki"
-	"levee/pki/ca"
 	"levee/pki/seal"
 )
 
@@ -224,7 +223,7 @@ func (r *run) prepare(d *deployer, s Site, id pki.Identity) error {
 	if err := r.openCredential(d, s, id); err != nil {
 		return err
 	}
-	files := map[string][]byte{site.FileRoot: ca.MarshalCertificates(d.root.Certificate), site.FilePolicy: d.text}
+	files := map[string][]byte{site.FileRoot: pki.MarshalCertificates(d.root.Certificate), site.FilePolicy: d.text}
 	path := filepath.Join(dir, site.FileRoot)
 	switch have, err := durable.ReadFile(path, 64<<10); {
 	case errors.Is(err, fs.ErrNotExist):

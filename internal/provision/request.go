@@ -166,7 +166,7 @@ func (c Config) SignRequests(dir string, requests *Requests, now time.Time) ([]b
 		}
 		made = append(made, issued)
 	}
-	return ca.MarshalCertificates(made...), nil
+	return pki.MarshalCertificates(made...), nil
 }
 
 // RootDomain returns the trust domain of the root in dir.
@@ -243,7 +243,7 @@ func (r *run) accept(name string, answer []byte) (paths []string, err error) {
 		return nil, fmt.Errorf("%d certificates for %d requests", len(made), len(requests.Authorities))
 	}
 	for _, path := range paths {
-		if err := r.write(path, public, func() ([]byte, error) { return ca.MarshalCertificates(made[path]), nil }); err != nil {
+		if err := r.write(path, public, func() ([]byte, error) { return pki.MarshalCertificates(made[path]), nil }); err != nil {
 			return nil, err
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"levee/pki"
 	"levee/pki/ca"
 	"levee/pki/seal"
 )
@@ -99,7 +100,7 @@ func (r *run) makeAuthorityKey(path string, whose Secret, newKey func() (crypto.
 			return nil, err
 		}
 		if r.config.Unsealed {
-			return ca.MarshalKey(key)
+			return pki.MarshalKey(key)
 		}
 		p, err := r.newPassphrase(whose)
 		if err != nil {

@@ -361,7 +361,7 @@ func TestEndDuringConnect(t *testing.T) {
 func mintStore(t testing.TB, s *Session, id pki.Identity, names ca.Names) *pki.Store {
 	t.Helper()
 	issuer := machineCA(t, id.Site)
-	key, err := ca.NewKey(id.Role)
+	key, err := pki.NewKey(id.Role)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -369,13 +369,13 @@ func mintStore(t testing.TB, s *Session, id pki.Identity, names ca.Names) *pki.S
 	if err != nil {
 		t.Fatal(err)
 	}
-	encoded, err := ca.MarshalKey(key)
+	encoded, err := pki.MarshalKey(key)
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
 	if err := errors.Join(os.WriteFile(dir+"/key", encoded, 0o600),
-		os.WriteFile(dir+"/chain", ca.MarshalCertificates(leaf, issuer.Certificate), 0o600)); err != nil {
+		os.WriteFile(dir+"/chain", pki.MarshalCertificates(leaf, issuer.Certificate), 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	store, err := pki.OpenStore(dir+"/key", dir+"/chain", s.config.Bundle.Verifier)

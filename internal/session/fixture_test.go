@@ -136,7 +136,7 @@ func machineCA(t testing.TB, site string) ca.Issuer {
 func mint(t testing.TB, id pki.Identity) *envelope.Signer {
 	t.Helper()
 	issuer := machineCA(t, id.Site)
-	key, err := ca.NewKey(id.Role)
+	key, err := pki.NewKey(id.Role)
 	if err != nil {
 		t.Fatal(err)
 	}

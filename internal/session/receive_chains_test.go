@@ -45,7 +45,7 @@ func signedCommand(t testing.TB, m1 *sender, by *envelope.Signer, at time.Time) 
 func lasting(t testing.TB, life time.Duration, now time.Time) (*envelope.Signer, *x509.Certificate) {
 	t.Helper()
 	issuer := machineCA(t, "melb")
-	key, err := ca.NewKey(pki.RoleMonitor)
+	key, err := pki.NewKey(pki.RoleMonitor)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -226,7 +226,7 @@ func TestGenerationsOfListAndDocument(t *testing.T) {
 func TestRevokedBroker(t *testing.T) {
 	machines := machineCA(t, "melb")
 	other := openBundle(t, identity("melb", pki.RoleBroker, "b1"))
-	key, err := ca.NewKey(pki.RoleBroker)
+	key, err := pki.NewKey(pki.RoleBroker)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -238,7 +238,7 @@ func TestRevokedBroker(t *testing.T) {
 	if err := ca.WriteKey(filepath.Join(dir, "key"), key, nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "chain"), ca.MarshalCertificates(leaf, machines.Certificate), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "chain"), pki.MarshalCertificates(leaf, machines.Certificate), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	store, err := pki.OpenStore(filepath.Join(dir, "key"), filepath.Join(dir, "chain"), other.Verifier)

@@ -103,7 +103,7 @@ func TestIssueEveryRole(t *testing.T) {
 		pki.RoleRecorder, pki.RoleConsole, pki.RoleGuest, pki.RoleOperator, pki.RoleViewer, pki.RoleAuditor,
 	} {
 		issuer := issuers[role.Class()]
-		key := must[crypto.Signer](t)(ca.NewKey(role))
+		key := must[crypto.Signer](t)(pki.NewKey(role))
 		leaf, err := ca.IssueLeaf(issuer, id(role), key.Public(), ca.Names{}, role.Class().MaxLifetime(), noon)
 		if err != nil {
 			t.Errorf("%s: %v", role, err)
@@ -151,11 +151,11 @@ func TestKeyKinds(t *testing.T) {
 		pki.RoleBroker: elliptic.P256(), pki.RoleOperator: elliptic.P256(), pki.RoleAuditor: elliptic.P256(),
 		pki.RoleSensor: nil, pki.RoleApprover: nil,
 	} {
-		if got := curve(must[crypto.Signer](t)(ca.NewKey(role))); got != want {
+		if got := curve(must[crypto.Signer](t)(pki.NewKey(role))); got != want {
 			t.Errorf("key of %s is on %v", role, got)
 		}
 	}
-	if _, err := ca.NewKey("root"); err == nil {
+	if _, err := pki.NewKey("root"); err == nil {
 		t.Error("a key for no role")
 	}
 }
@@ -277,7 +277,7 @@ func TestIssueLeafRefuses(t *testing.T) {
 	machineCA := count(newAuthority(t, root, machines, zones), &signatures)
 	peopleCA := count(newAuthority(t, root, people, ca.Zones{}), &signatures)
 	root = count(root, &signatures)
-	key := must[crypto.Signer](t)(ca.NewKey(pki.RoleSensor))
+	key := must[crypto.Signer](t)(pki.NewKey(pki.RoleSensor))
 	p384 := must[*ecdsa.PrivateKey](t)(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))
 	rsaKey := must[*rsa.PrivateKey](t)(rsa.GenerateKey(rand.Reader, 2048))
 	with := func(change func(*pki.Identity)) pki.Identity {
@@ -346,7 +346,7 @@ func TestIssueLeafRefuses(t *testing.T) {
 
 func TestServerNames(t *testing.T) {
 	machineCA := newAuthority(t, newRoot(t), machines, zones)
-	key := must[crypto.Signer](t)(ca.NewKey(pki.RoleBroker))
+	key := must[crypto.Signer](t)(pki.NewKey(pki.RoleBroker))
 	names := ca.Names{
 		DNS: []string{"melb.bank.test", "mqtt.melb.bank.test"},
 		IPs: []netip.Addr{netip.MustParseAddr("10.1.2.3"), netip.MustParseAddr("2001:db8:1::1")},
@@ -381,7 +381,7 @@ func TestAuthorityUsages(t *testing.T) {
 // A certificate begins a tenth of its life ago, and a minute at most: a short
 // life must not lie in the past.
 func TestBackdating(t *testing.T) {
-	key := must[crypto.Signer](t)(ca.NewKey(pki.RoleSensor))
+	key := must[crypto.Signer](t)(pki.NewKey(pki.RoleSensor))
 	rootKey := must[crypto.Signer](t)(ca.NewRootKey())
 	root := newRoot(t)
 	issuer := newAuthority(t, root, machines, zones)
@@ -409,7 +409,7 @@ func TestNotAfterIsCapped(t *testing.T) {
 		t.Errorf("the authority ends %s, the root %s", cert.NotAfter, root.Certificate.NotAfter)
 	}
 	late := cert.NotAfter.Add(-day)
-	sensorKey := must[crypto.Signer](t)(ca.NewKey(pki.RoleSensor))
+	sensorKey := must[crypto.Signer](t)(pki.NewKey(pki.RoleSensor))
 	leaf := must[*x509.Certificate](t)(ca.IssueLeaf(ca.Issuer{Certificate: cert, Signer: key}, id(pki.RoleSensor), sensorKey.Public(), ca.Names{}, 30*day, late))
 	if !leaf.NotAfter.Equal(cert.NotAfter) {
 		t.Errorf("the leaf ends %s, its issuer %s", leaf.NotAfter, cert.NotAfter)

@@ -16,7 +16,7 @@ import (
 )
 
 // OpenKey reads a key file that WriteKey wrote or that holds what SealKey or
-// MarshalKey returned: of mode 0600 or stricter, ours or root's. ask is called
+// pki.MarshalKey returned: of mode 0600 or stricter, ours or root's. ask is called
 // if the file is sealed, and only then; nil refuses sealed files. A file that
 // is missing is fs.ErrNotExist. What a WriteKey that a crash interrupted left
 // beside the file is removed.
@@ -33,7 +33,7 @@ func WriteKey(path string, key crypto.Signer, passphrase *seal.Passphrase) error
 	var data []byte
 	var err error
 	if passphrase == nil {
-		data, err = MarshalKey(key)
+		data, err = pki.MarshalKey(key)
 	} else {
 		data, err = SealKey(key, *passphrase)
 	}

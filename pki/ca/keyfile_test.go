@@ -157,7 +157,7 @@ func TestWriteKeyFaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	plain, err := MarshalKey(key)
+	plain, err := pki.MarshalKey(key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -231,7 +231,7 @@ func TestWriteKeyAtOnce(t *testing.T) {
 	errs := make(chan error, writers)
 	keys := make([]crypto.Signer, writers)
 	for i := range writers {
-		key, err := NewKey(pki.RoleSensor)
+		key, err := pki.NewKey(pki.RoleSensor)
 		if err != nil {
 			t.Fatal(err)
 		}

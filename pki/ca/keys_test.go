@@ -17,7 +17,7 @@ import (
 
 func TestWriteKey(t *testing.T) {
 	for _, role := range []pki.Role{pki.RoleSensor, pki.RoleBroker} {
-		key := must[crypto.Signer](t)(ca.NewKey(role))
+		key := must[crypto.Signer](t)(pki.NewKey(role))
 		path := filepath.Join(t.TempDir(), "key.pem")
 		if err := ca.WriteKey(path, key, nil); err != nil {
 			t.Fatal(err)
@@ -40,7 +40,7 @@ func TestWriteKey(t *testing.T) {
 		}
 
 		// Nothing is ever written over, and what was there stays.
-		if err := ca.WriteKey(path, must[crypto.Signer](t)(ca.NewKey(role)), nil); err == nil {
+		if err := ca.WriteKey(path, must[crypto.Signer](t)(pki.NewKey(role)), nil); err == nil {
 			t.Error("a key was written over another")
 		}
 		if now := must[[]byte](t)(os.ReadFile(path)); !bytes.Equal(now, written) {
@@ -62,7 +62,7 @@ func TestWriteKeyLeavesNothingBehind(t *testing.T) {
 	if err := ca.WriteKey(filepath.Join(directory, "key.pem"), token{}, nil); err == nil {
 		t.Error("a key was written that cannot be")
 	}
-	key := must[crypto.Signer](t)(ca.NewKey(pki.RoleSensor))
+	key := must[crypto.Signer](t)(pki.NewKey(pki.RoleSensor))
 	if err := ca.WriteKey(filepath.Join(directory, "none", "key.pem"), key, nil); err == nil {
 		t.Error("a key was written into no directory")
 	}

@@ -41,7 +41,7 @@ func TestOpenSSLAgrees(t *testing.T) {
 		t.Helper()
 		directory := t.TempDir()
 		for name, cert := range map[string]*x509.Certificate{"root": root.Certificate, "issuer": issuer.Certificate, "leaf": leaf} {
-			if err := os.WriteFile(filepath.Join(directory, name), ca.MarshalCertificates(cert), 0o600); err != nil {
+			if err := os.WriteFile(filepath.Join(directory, name), pki.MarshalCertificates(cert), 0o600); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -51,7 +51,7 @@ func TestOpenSSLAgrees(t *testing.T) {
 
 	for _, role := range []pki.Role{pki.RoleSensor, pki.RoleBroker, pki.RoleOperator} {
 		t.Run("accepts "+string(role), func(t *testing.T) {
-			key := must[crypto.Signer](t)(ca.NewKey(role))
+			key := must[crypto.Signer](t)(pki.NewKey(role))
 			issuers, names := []ca.Issuer{machineCA, unzonedCA}, ca.Names{}
 			if role == pki.RoleOperator {
 				issuers = []ca.Issuer{peopleCA}
@@ -67,7 +67,7 @@ func TestOpenSSLAgrees(t *testing.T) {
 		})
 	}
 
-	key := must[crypto.Signer](t)(ca.NewKey(pki.RoleBroker))
+	key := must[crypto.Signer](t)(pki.NewKey(pki.RoleBroker))
 	honest := func() *x509.Certificate {
 		return &x509.Certificate{
 			SerialNumber: big.NewInt(1), NotBefore: noon, NotAfter: noon.Add(time.Hour),

@@ -17,10 +17,6 @@ import (
 	"levee/pki"
 )
 
-// MarshalCertsOnly returns what a request is answered with, as
-// pki.MarshalCertsOnly does.
-func MarshalCertsOnly(certs ...*x509.Certificate) []byte { return pki.MarshalCertsOnly(certs...) }
-
 // Bounds of requests, in bytes. A leaf's has about 200; an authority's has its
 // zones, as its certificate.
 const (

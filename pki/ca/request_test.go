@@ -32,7 +32,7 @@ func request(t testing.TB, key crypto.Signer, template x509.CertificateRequest) 
 
 func TestParseRequest(t *testing.T) {
 	for _, role := range []pki.Role{pki.RoleSensor, pki.RoleBroker} {
-		key := must[crypto.Signer](t)(ca.NewKey(role))
+		key := must[crypto.Signer](t)(pki.NewKey(role))
 		// Whatever it asks for, it is read; nobody takes a name from it.
 		der := request(t, key, x509.CertificateRequest{Subject: pkix.Name{CommonName: "perth_sensor_web-1"}, DNSNames: []string{"perth.bank.example"}})
 		got, err := ca.ParseRequest(der)
@@ -43,12 +43,12 @@ func TestParseRequest(t *testing.T) {
 }
 
 func TestParseRequestRefuses(t *testing.T) {
-	key := must[crypto.Signer](t)(ca.NewKey(pki.RoleBroker))
+	key := must[crypto.Signer](t)(pki.NewKey(pki.RoleBroker))
 	good := request(t, key, x509.CertificateRequest{})
 	if _, err := ca.ParseRequest(good); err != nil {
 		t.Fatalf("the request spoilt below is not good to begin with: %v", err)
 	}
-	other := must[crypto.Signer](t)(ca.NewKey(pki.RoleBroker))
+	other := must[crypto.Signer](t)(pki.NewKey(pki.RoleBroker))
 	swapped := func() []byte { // another's public key under one's own signature
 		stolen := must[*x509.CertificateRequest](t)(x509.ParseCertificateRequest(request(t, other, x509.CertificateRequest{})))
 		mine := must[*x509.CertificateRequest](t)(x509.ParseCertificateRequest(good))
@@ -246,7 +246,7 @@ func TestNewAuthorityRequestRefuses(t *testing.T) {
 }
 
 func FuzzParseRequest(f *testing.F) {
-	key := must[crypto.Signer](f)(ca.NewKey(pki.RoleSensor))
+	key := must[crypto.Signer](f)(pki.NewKey(pki.RoleSensor))
 	f.Add(request(f, key, x509.CertificateRequest{}))
 	f.Add(must[[]byte](f)(ca.NewAuthorityRequest(key, machines, zones)))
 	f.Add([]byte{0x30, 0x80})

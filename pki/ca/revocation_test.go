@@ -44,7 +44,7 @@ func TestRevocationListRefuses(t *testing.T) {
 	var signatures int
 	root := newRoot(t)
 	issuer := count(newAuthority(t, root, machines, zones), &signatures)
-	key := must[crypto.Signer](t)(ca.NewKey(pki.RoleBroker))
+	key := must[crypto.Signer](t)(pki.NewKey(pki.RoleBroker))
 	leaf := ca.Issuer{Certificate: must[*x509.Certificate](t)(ca.IssueLeaf(issuer, id(pki.RoleBroker), key.Public(), ca.Names{}, day, noon)), Signer: counting{key, &signatures}}
 	noCRL := *issuer.Certificate
 	noCRL.KeyUsage = x509.KeyUsageCertSign
@@ -114,9 +114,9 @@ func TestOpenSSLObeysRevocationLists(t *testing.T) {
 		return path
 	}
 	leaf := func(name string) (*x509.Certificate, string) {
-		key := must[crypto.Signer](t)(ca.NewKey(pki.RoleSensor))
+		key := must[crypto.Signer](t)(pki.NewKey(pki.RoleSensor))
 		cert := must[*x509.Certificate](t)(ca.IssueLeaf(issuer, id(pki.RoleSensor), key.Public(), ca.Names{}, day, noon))
-		return cert, write(name, ca.MarshalCertificates(cert))
+		return cert, write(name, pki.MarshalCertificates(cert))
 	}
 	revoked, revokedFile := leaf("revoked")
 	_, otherFile := leaf("other")
@@ -127,7 +127,7 @@ func TestOpenSSLObeysRevocationLists(t *testing.T) {
 	}
 	crl := write("crl", encode(issuer, x509.RevocationListEntry{SerialNumber: revoked.SerialNumber, RevocationTime: noon, ReasonCode: 1}))
 	write("crls", append(encode(root), must[[]byte](t)(os.ReadFile(crl))...))
-	issuerFile, rootFile := write("issuer", ca.MarshalCertificates(issuer.Certificate)), write("root", ca.MarshalCertificates(root.Certificate))
+	issuerFile, rootFile := write("issuer", pki.MarshalCertificates(issuer.Certificate)), write("root", pki.MarshalCertificates(root.Certificate))
 
 	if out, err := run(t, "crl", "-in", crl, "-verify", "-CAfile", issuerFile, "-noout"); err != nil || !strings.Contains(out, "verify OK") {
 		t.Errorf("%v\n%s", err, out)

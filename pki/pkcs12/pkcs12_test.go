@@ -50,7 +50,7 @@ func person(t *testing.T, role pki.Role) (crypto.Signer, *x509.Certificate, *x50
 	authority := pki.Authority{TrustDomain: trustDomain, Site: "melb", Class: role.Class()}
 	issuer, err := ca.IssueAuthority(root, authority, issuerKey.Public(), ca.Zones{}, 365*day, noon)
 	check(err)
-	key, err := ca.NewKey(role)
+	key, err := pki.NewKey(role)
 	check(err)
 	id := pki.Identity{TrustDomain: trustDomain, Site: "melb", Role: role, Name: "alice"}
 	leaf, err := ca.IssueLeaf(ca.Issuer{Certificate: issuer, Signer: issuerKey}, id, key.Public(), ca.Names{}, day, noon)
@@ -150,11 +150,11 @@ func TestOpenSSLReads(t *testing.T) {
 	}
 	out := string(b)
 	for _, cert := range []*x509.Certificate{leaf, issuer} {
-		if !strings.Contains(out, string(bytes.TrimSpace(ca.MarshalCertificates(cert)))) {
+		if !strings.Contains(out, string(bytes.TrimSpace(pki.MarshalCertificates(cert)))) {
 			t.Errorf("%s is missing", cert.Subject)
 		}
 	}
-	plain, err := ca.MarshalKey(key)
+	plain, err := pki.MarshalKey(key)
 	if err != nil || !strings.Contains(out, string(bytes.TrimSpace(plain))) {
 		t.Errorf("the key is missing, %v", err)
 	}

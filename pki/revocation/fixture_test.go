@@ -82,7 +82,7 @@ type holder struct {
 func (b *bank) issue(id pki.Identity, from time.Time) holder {
 	b.t.Helper()
 	issuer := b.authority(id.Authority())
-	key := must(ca.NewKey(id.Role))
+	key := must(pki.NewKey(id.Role))
 	leaf, err := ca.IssueLeaf(issuer, id, key.Public(), ca.Names{}, 24*time.Hour, from)
 	if err != nil {
 		b.t.Fatal(err)

@@ -80,7 +80,7 @@ func (b *bank) authority(a pki.Authority) ca.Issuer {
 func (b *bank) issue(id pki.Identity, lifetime time.Duration) tls.Certificate {
 	b.t.Helper()
 	issuer := b.authority(id.Authority())
-	key, err := ca.NewKey(id.Role)
+	key, err := pki.NewKey(id.Role)
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -148,7 +148,7 @@ func (b *bank) serverTLS(site string, v *pki.Verifier) *tls.Config {
 		b.t.Fatal(err)
 	}
 	issuer := b.authority(pki.Authority{TrustDomain: trustDomain, Site: site, Class: pki.ClassMachine})
-	if err := os.WriteFile(chainFile, ca.MarshalCertificates(cert.Leaf, issuer.Certificate), 0o644); err != nil {
+	if err := os.WriteFile(chainFile, pki.MarshalCertificates(cert.Leaf, issuer.Certificate), 0o644); err != nil {
 		b.t.Fatal(err)
 	}
 	store, err := pki.OpenStore(keyFile, chainFile, b.verifier())

@@ -119,7 +119,7 @@ type holder struct {
 
 func (w *world) key(role pki.Role) crypto.Signer {
 	w.t.Helper()
-	key, err := ca.NewKey(role)
+	key, err := pki.NewKey(role)
 	w.must(err)
 	return key
 }

@@ -77,7 +77,7 @@ func (s *Issuer) renewOwn(now time.Time) error {
 // nextOwnKey returns a new key, or the old one if the site document pins it.
 func (s *Issuer) nextOwnKey(leaf *x509.Certificate) (crypto.Signer, error) {
 	if _, pinned := s.config.Pins.Pinned(s.config.Identity.Sender(), leaf); !pinned {
-		return ca.NewKey(pki.RoleIssuer)
+		return pki.NewKey(pki.RoleIssuer)
 	}
 	key, err := s.config.Key()
 	if err != nil {

@@ -61,7 +61,7 @@ func (c *town) bundle(h holder, extra string) string {
 	c.must(err)
 	put(site.FileKey, key)
 	put(site.FileChain, chain)
-	put(site.FileRoot, ca.MarshalCertificates(c.root.Certificate))
+	put(site.FileRoot, pki.MarshalCertificates(c.root.Certificate))
 	put(site.FileDocument, document)
 	put(site.FilePolicy, policies.Default())
 	put(site.FileFirstStart, site.FirstStart(time.Now()))
@@ -92,7 +92,7 @@ func (c *town) issuerBundle(begin time.Time, extra string) string {
 		c.t.Fatal(err)
 	}
 	c.must(ca.WriteKey(path+".key", a.Signer, nil))
-	c.must(os.WriteFile(path+".pem", ca.MarshalCertificates(a.Certificate), 0o644))
+	c.must(os.WriteFile(path+".pem", pki.MarshalCertificates(a.Certificate), 0o644))
 	return file
 }
 
@@ -207,11 +207,11 @@ func TestOpenRefuses(t *testing.T) {
 	c.must(opened())
 	original := func(name string) []byte { b, err := os.ReadFile(at(name)); c.must(err); return b }
 	other := c.authority(machines("melb"), 24*time.Hour, time.Now())
-	otherKey, err := ca.MarshalKey(other.Signer)
+	otherKey, err := pki.MarshalKey(other.Signer)
 	c.must(err)
-	peopleKey, err := ca.MarshalKey(c.issuers[people("melb")].Signer)
+	peopleKey, err := pki.MarshalKey(c.issuers[people("melb")].Signer)
 	c.must(err)
-	sydKey, err := ca.MarshalKey(c.issuers[machines("syd")].Signer)
+	sydKey, err := pki.MarshalKey(c.issuers[machines("syd")].Signer)
 	c.must(err)
 	passphrase, err := seal.NewPassphrase([]byte("correct horse battery"))
 	c.must(err)
@@ -221,9 +221,9 @@ func TestOpenRefuses(t *testing.T) {
 	type content map[string][]byte
 	for name, files := range map[string]content{
 		"another key":                  {"machines.key": otherKey},
-		"the people's authority":       {"machines.key": peopleKey, "machines.pem": ca.MarshalCertificates(c.issuers[people("melb")].Certificate)},
-		"another site's authority":     {"machines.key": sydKey, "machines.pem": ca.MarshalCertificates(c.issuers[machines("syd")].Certificate)},
-		"no authority":                 {"machines.pem": ca.MarshalCertificates(c.root.Certificate)},
+		"the people's authority":       {"machines.key": peopleKey, "machines.pem": pki.MarshalCertificates(c.issuers[people("melb")].Certificate)},
+		"another site's authority":     {"machines.key": sydKey, "machines.pem": pki.MarshalCertificates(c.issuers[machines("syd")].Certificate)},
+		"no authority":                 {"machines.pem": pki.MarshalCertificates(c.root.Certificate)},
 		"a sealed key, no passphrase":  {"machines.key": sealed},
 		"half a key":                   {"machines.key": otherKey[:60]},
 		"a lifetime that is too long":  {"config.yaml": []byte(strings.Replace(config, "24h", "721h", 1))},

@@ -253,7 +253,7 @@ func (h *server) cacerts(w http.ResponseWriter, r *http.Request, p *peer, now ti
 func (h *server) certificates(w http.ResponseWriter, certs ...*x509.Certificate) {
 	w.Header().Set("Content-Type", "application/pkcs7-mime; smime-type=certs-only")
 	w.Header().Set("Content-Transfer-Encoding", "base64")
-	io.WriteString(w, base64.StdEncoding.EncodeToString(ca.MarshalCertsOnly(certs...))) // to a client that may be gone
+	io.WriteString(w, base64.StdEncoding.EncodeToString(pki.MarshalCertsOnly(certs...))) // to a client that may be gone
 }
 
 // orders takes what people order. The certificate of the connection is a

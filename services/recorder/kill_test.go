@@ -140,7 +140,7 @@ func (b *bank) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // grow issues n certificates each, and carries the bundle.
 func (b *bank) grow(n int) {
 	b.t.Helper()
-	key, err := ca.NewKey(pki.RoleSensor)
+	key, err := pki.NewKey(pki.RoleSensor)
 	must(b.t, err)
 	for range n {
 		for _, j := range b.journals {

@@ -162,7 +162,7 @@ func (b *bank) mint(t *testing.T, id pki.Identity, lifetime time.Duration) *part
 	if err != nil {
 		t.Fatal(err)
 	}
-	key, err := ca.NewKey(id.Role)
+	key, err := pki.NewKey(id.Role)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -170,11 +170,11 @@ func (b *bank) mint(t *testing.T, id pki.Identity, lifetime time.Duration) *part
 	if err != nil {
 		t.Fatal(err)
 	}
-	keyPEM, err := ca.MarshalKey(key)
+	keyPEM, err := pki.MarshalKey(key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := pki.ParseCredential(keyPEM, ca.MarshalCertificates(leaf, certificate))
+	c, err := pki.ParseCredential(keyPEM, pki.MarshalCertificates(leaf, certificate))
 	if err != nil {
 		t.Fatal(err)
 	}

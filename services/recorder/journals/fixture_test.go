@@ -71,7 +71,7 @@ func newWorld(t testing.TB) *world {
 		w.must(err)
 		w.issuers[a] = ca.Issuer{Certificate: cert, Signer: key}
 	}
-	w.key, err = ca.NewKey(pki.RoleSensor)
+	w.key, err = pki.NewKey(pki.RoleSensor)
 	w.must(err)
 	return w
 }
