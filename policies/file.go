@@ -30,6 +30,7 @@ type file struct {
 	Skew      duration                 `yaml:"skew"`
 	Topics    map[string]classFile     `yaml:"topics"`
 	Roles     map[string]roleFile      `yaml:"roles"`
+	Broker    brokerFile               `yaml:"broker"`
 	Automatic map[string]automaticFile `yaml:"automatic"`
 }
 

@@ -27,6 +27,7 @@ type Policy struct {
 	classes   map[wire.Kind]Class
 	roles     map[pki.Role]*role
 	automatic map[string]Automatic
+	broker    Broker
 }
 
 // Class is what every message of one kind must be. The zero value, with its
@@ -135,7 +136,11 @@ func compile(f *file) (*Policy, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Policy{skew: skew, classes: classes, roles: roles, automatic: automatic}, nil
+	broker, err := compileBroker(f.Broker)
+	if err != nil {
+		return nil, fmt.Errorf("broker: %w", err)
+	}
+	return &Policy{skew: skew, classes: classes, roles: roles, automatic: automatic, broker: broker}, nil
 }
 
 func compileRoles(files map[string]roleFile, classes map[wire.Kind]Class) (map[pki.Role]*role, error) {

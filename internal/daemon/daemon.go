@@ -44,7 +44,7 @@ error: JSON lines, or text on a terminal.
   --help         show this text
 
 SIGTERM and SIGINT drain: what waits is sent or kept before it exits. A second
-one kills.
+one kills. SIGHUP reloads what the part can take up while it runs.
 
 Exit codes: 0 stopped, or the check is good; 1 failed; 2 wrong usage.
 `
@@ -52,6 +52,12 @@ Exit codes: 0 stopped, or the check is good; 1 failed; 2 wrong usage.
 // Part runs until its context ends, and returns when it has stopped whole.
 type Part interface {
 	Run(ctx context.Context) error
+}
+
+// Reloader is a part that can take up what changed of its files while it runs.
+type Reloader interface {
+	// Reload returns why what was there before stays in force.
+	Reload() error
 }
 
 // Main runs the part called name and returns the exit code. open builds the
@@ -95,6 +101,7 @@ func Main[P Part](name string, args []string, stderr *os.File, open func(configF
 	}
 	ctx, stop := Signals(context.Background())
 	defer stop()
+	defer reloads(part, log)()
 	if err := part.Run(ctx); err != nil {
 		log.Error("stopped", slog.Any("error", err))
 		return ExitFailure
@@ -109,6 +116,37 @@ func Signals(parent context.Context) (context.Context, context.CancelFunc) {
 	ctx, stop := signal.NotifyContext(parent, os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)
 	return ctx, stop
+}
+
+// reloads has part reload at each SIGHUP, until the function that it returns is
+// called. One that cannot is not ended by the signal, as it would be by itself.
+func reloads(part Part, log *slog.Logger) (stop func()) {
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-done:
+				return
+			case <-hangups:
+			}
+			r, ok := part.(Reloader)
+			if !ok {
+				log.Warn("nothing reloaded: this part reads its files when it starts; certificates need no signal")
+			} else if err := r.Reload(); err != nil {
+				log.Error("not reloaded: what was there before stays in force", slog.Any("error", err))
+			} else {
+				log.Info("reloaded")
+			}
+		}
+	}()
+	return func() {
+		signal.Stop(hangups)
+		close(done)
+		<-ended
+	}
 }
 
 // NewLog returns a logger for people on a terminal, and of JSON lines for

@@ -40,7 +40,7 @@ func (p *part) Close() error {
 // The child of TestSignals: a daemon that drains until it is told to go on.
 func TestMain(m *testing.M) {
 	if os.Getenv("DAEMON_TEST_CHILD") != "" {
-		os.Exit(daemon.Main("levee-test", os.Args[1:], os.Stderr, func(string, *slog.Logger) (*part, error) {
+		open := func(string, *slog.Logger) (*part, error) {
 			return &part{run: func(ctx context.Context) error {
 				fmt.Println("running")
 				<-ctx.Done()
@@ -51,9 +51,31 @@ func TestMain(m *testing.M) {
 				fmt.Println("drained")
 				return nil
 			}}, nil
-		}))
+		}
+		switch os.Getenv("DAEMON_TEST_CHILD") {
+		case "reload":
+			os.Exit(daemon.Main("levee-test", os.Args[1:], os.Stderr, reloading(open, nil)))
+		case "refuse":
+			os.Exit(daemon.Main("levee-test", os.Args[1:], os.Stderr, reloading(open, errors.New("the file is wrong"))))
+		}
+		os.Exit(daemon.Main("levee-test", os.Args[1:], os.Stderr, open))
 	}
 	os.Exit(m.Run())
+}
+
+// reloader is a part that reloads.
+type reloader struct {
+	*part
+	err error
+}
+
+func (r reloader) Reload() error { return r.err }
+
+func reloading(open func(string, *slog.Logger) (*part, error), answer error) func(string, *slog.Logger) (reloader, error) {
+	return func(file string, log *slog.Logger) (reloader, error) {
+		p, err := open(file, log)
+		return reloader{p, answer}, err
+	}
 }
 
 // run calls Main in this process and returns what it wrote.
@@ -227,6 +249,44 @@ func TestALogThatHangs(t *testing.T) {
 	case <-ended:
 	case <-time.After(time.Minute):
 		t.Error("the end waits for the log")
+	}
+}
+
+// SIGHUP reloads a part that can, and ends none.
+func TestHangUp(t *testing.T) {
+	for mode, want := range map[string]string{"drain": "nothing reloaded", "reload": "reloaded", "refuse": "the file is wrong"} {
+		t.Run(mode, func(t *testing.T) {
+			cmd := exec.Command(os.Args[0], "--config", "f")
+			cmd.Env = append(os.Environ(), "DAEMON_TEST_CHILD="+mode)
+			log, err := cmd.StderrPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			out, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			defer cmd.Process.Kill()
+			bufio.NewScanner(out).Scan() // it is running
+			if err := cmd.Process.Signal(syscall.SIGHUP); err != nil {
+				t.Fatal(err)
+			}
+			lines := bufio.NewScanner(log)
+			if !lines.Scan() || !strings.Contains(lines.Text(), want) {
+				t.Errorf("logged %q", lines.Text())
+			}
+			if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+			for lines.Scan() {
+			}
+			if err := cmd.Wait(); err != nil {
+				t.Errorf("it ended with %v", err)
+			}
+		})
 	}
 }
 

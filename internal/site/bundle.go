@@ -184,6 +184,31 @@ func open(s Settings, trust Trust, now time.Time) (*Bundle, error) {
 	return &Bundle{Trust: trust, Identity: id, Credentials: credentials, State: string(s.State), KeyFile: s.file(FileKeys), Issuer: s.Issuer}, nil
 }
 
+// Reload reads the site document and the policy of a bundle anew, for a part that
+// runs. The root stays what it was, and the document's number never falls. An
+// error changes nothing.
+func (b *Bundle) Reload(s Settings, now time.Time) (*Trust, error) {
+	t, err := OpenTrust(s, now)
+	if err != nil {
+		return nil, err
+	}
+	for _, path := range []string{string(s.Bundle), s.file(FileDocument), s.file(FilePolicy)} {
+		if err := checkOwner(path); err != nil {
+			return nil, s.failed(err)
+		}
+	}
+	switch {
+	case !t.Root.Equal(b.Root):
+		return nil, s.failed(errors.New("another root takes a start of the part"))
+	case t.Document.Site != b.Identity.Site:
+		return nil, s.failed(fmt.Errorf("the site document is of site %q", t.Document.Site))
+	}
+	if err := raiseNumber(filepath.Join(b.State, "site-document"), t.Document.Number); err != nil {
+		return nil, s.failed(err)
+	}
+	return t, nil
+}
+
 // checkOwner refuses what others may write to: they could put another root into
 // a bundle, and take back what a component must remember. Windows has no such
 // mode, and the access list decides there.

@@ -4,12 +4,14 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+
+	"levee/policies"
 )
 
 // admission counts connections against the caps: in all, for each address, and
 // of both those that have no session yet, which cost an attacker nothing.
 type admission struct {
-	limits Limits
+	bounds func() policies.Broker // now in force
 
 	mu             sync.Mutex
 	total, pending int
@@ -18,8 +20,8 @@ type admission struct {
 
 type use struct{ total, pending int }
 
-func newAdmission(l Limits) *admission {
-	return &admission{limits: l, addresses: make(map[netip.Prefix]*use)}
+func newAdmission(bounds func() policies.Broker) *admission {
+	return &admission{bounds: bounds, addresses: make(map[netip.Prefix]*use)}
 }
 
 // ticket is one admitted connection. Its methods may be called once each.
@@ -31,15 +33,16 @@ type ticket struct {
 
 // enter admits a connection or says why not.
 func (a *admission) enter(from netip.Prefix) (*ticket, Reason) {
+	bounds := a.bounds()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	u := a.addresses[from]
 	switch {
-	case a.total >= a.limits.Connections:
+	case a.total >= bounds.Connections:
 		return nil, TooMany
-	case a.pending >= a.limits.Pending:
+	case a.pending >= bounds.Pending:
 		return nil, TooManyPending
-	case u != nil && (u.total >= a.limits.AddressConns || u.pending >= a.limits.AddressPending):
+	case u != nil && (u.total >= bounds.AddressConnections || u.pending >= bounds.AddressPending):
 		return nil, TooManyAddress
 	case u == nil:
 		u = &use{}

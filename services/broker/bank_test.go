@@ -2,7 +2,6 @@ package broker
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto"
 	"crypto/tls"
@@ -11,7 +10,9 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -144,7 +145,11 @@ func (b *bank) serverTLS(site string, v *pki.Verifier) *tls.Config {
 	cert := b.credential(identity(site, pki.RoleBroker, "broker-1"))
 	dir := b.t.TempDir()
 	keyFile, chainFile := filepath.Join(dir, "key.pem"), filepath.Join(dir, "chain.pem")
-	if err := ca.WriteKey(keyFile, keyOf(cert), nil); err != nil {
+	key, err := pki.MarshalKey(keyOf(cert))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	if err := os.WriteFile(keyFile, key, 0o600); err != nil {
 		b.t.Fatal(err)
 	}
 	issuer := b.authority(pki.Authority{TrustDomain: trustDomain, Site: site, Class: pki.ClassMachine})
@@ -171,8 +176,12 @@ func (b *bank) clientTLS(site string, certs ...tls.Certificate) *tls.Config {
 			}
 			return &certs[0], nil
 		},
-		ServerName: pki.Authority{TrustDomain: trustDomain, Site: site, Class: pki.ClassMachine}.Host(),
+		ServerName: hostOf(site),
 	}
+}
+
+func hostOf(site string) string {
+	return pki.Authority{TrustDomain: trustDomain, Site: site, Class: pki.ClassMachine}.Host()
 }
 
 // keyOf returns the private key of a credential.
@@ -252,22 +261,48 @@ func (l *logBuffer) String() string {
 	return l.b.String()
 }
 
+// rules sets the default policy, edited. The machine may be busy, and tests
+// misbehave: without an edit nobody is hurried or banned.
+func rules(t testing.TB, edits ...func(string) string) func(*Config) {
+	t.Helper()
+	edits = append([]func(string) string{bounded("handshake_timeout: 1m", "connect_timeout: 1m", "connects: 1000000", "failures: 1000000", "offences: 1000000")}, edits...)
+	text := string(policies.Default())
+	for _, edit := range edits {
+		text = edit(text)
+	}
+	policy, err := policies.Parse([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func(c *Config) { c.Policy = policy }
+}
+
+// bounded replaces lines of the policy's section "broker".
+func bounded(lines ...string) func(string) string {
+	return func(text string) string {
+		begin := strings.Index(text, "\nbroker:")
+		for _, line := range lines {
+			name, _, _ := strings.Cut(line, ":")
+			found := regexp.MustCompile(`(?m)^  ` + name + `: .*$`).FindStringIndex(text[begin:])
+			text = text[:begin+found[0]] + "  " + line + text[begin+found[1]:]
+		}
+		return text
+	}
+}
+
 // open starts a broker; change may change its configuration.
 func open(t *testing.T, change ...func(*Config)) *space {
 	t.Helper()
 	s := &space{t: t, whole: t, bank: newBank(t), windows: &windows{set: replay.New(1000)}, log: &logBuffer{}}
-	policy, err := policies.Parse(policies.Default())
-	if err != nil {
-		t.Fatal(err)
-	}
 	log := slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	s.file = filepath.Join(t.TempDir(), revocation.FileName)
 	s.revoked = s.bank.revocations(t, s.file, log)
 	verifier := s.bank.verifier().WithRevocations(s.revoked)
 	cfg := Config{
-		Site: "melb", Address: "127.0.0.1:0", TLS: s.bank.serverTLS("melb", verifier), Verifier: verifier, Policy: policy,
+		Site: "melb", Host: hostOf("melb"), Address: "127.0.0.1:0", TLS: s.bank.serverTLS("melb", verifier), Verifier: verifier,
 		Windows: s.windows, Revocations: s.revoked, Log: log,
 	}
+	rules(t)(&cfg)
 	for _, c := range change {
 		c(&cfg)
 	}
@@ -279,8 +314,6 @@ func open(t *testing.T, change ...func(*Config)) *space {
 func (s *space) run(cfg Config) {
 	t := s.whole
 	t.Helper()
-	cfg.Limits.HandshakeTimeout = cmp.Or(cfg.Limits.HandshakeTimeout, time.Minute) // the machine may be busy
-	cfg.Limits.ConnectTimeout = cmp.Or(cfg.Limits.ConnectTimeout, time.Minute)
 	var err error
 	if s.broker, err = New(cfg); err != nil {
 		t.Fatal(err)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	mqtt "github.com/mochi-mqtt/server/v2"
+	"github.com/mochi-mqtt/server/v2/listeners"
 
 	"levee/envelope"
 	"levee/envelope/replay"
@@ -41,58 +42,74 @@ type Revocations interface {
 	MinimumGeneration(sender string) uint32
 }
 
-// Config is what a broker needs. All fields but Limits are required.
+// Credentials judge what a client presents beside its certificate, such as a
+// person's access token. They are asked at each CONNECT, also if it presents
+// nothing.
+type Credentials interface {
+	// Verify returns until when the credential holds for id; the zero time is as
+	// long as the certificate. An error refuses the client and must name no
+	// secret.
+	Verify(id pki.Identity, username string, password []byte, now time.Time) (until time.Time, err error)
+}
+
+// Config is what a broker needs. All fields are required, but Address if Serve
+// is told one, and Credentials.
 type Config struct {
 	Site        string           // the only site whose certificates are let in
+	Host        string           // the site's, {site}.{trust-domain}, by which clients name it
 	Address     string           // host:port to listen on
 	TLS         *tls.Config      // from pki.ServerConfig
 	Verifier    Verifier         // judges client certificates
 	Policy      *policies.Policy // rights, rates, classes, skew
 	Windows     Windows          // of this broker alone
 	Revocations Revocations      // fed with the lists that pass through
+	Credentials Credentials      // nil: a client with user name or password is refused
 	Log         *slog.Logger
-	Limits      Limits
 }
 
 // Broker is one site's message space.
 type Broker struct {
 	site        string
+	host        string
 	address     string
 	tls         *tls.Config
 	verifier    Verifier
-	policy      *policies.Policy
+	rules       atomic.Pointer[policies.Policy]
 	windows     Windows
 	revocations Revocations
+	credentials Credentials
 	log         *slog.Logger
-	limits      Limits
 
 	reporter *reporter
 	counters counters
 	registry *registry
+	bans     *bans
 	voices   clocks.Voices // may doubt this broker's own clock
 	clocks   *clocks.Watch
 	server   *mqtt.Server
-	listener *listener // once Run has begun
-	started  atomic.Bool
-	ready    chan struct{}
-	addr     net.Addr // after ready
-	failed   chan error
+
+	started   atomic.Bool
+	door      *door // once it is served
+	establish listeners.EstablishFn
+	open      chan struct{} // closed when establish is set
+	ready     chan struct{}
+	addr      net.Addr // after ready
 }
 
 // New checks the configuration. It opens nothing.
 func New(cfg Config) (*Broker, error) {
-	cfg.Limits = cfg.Limits.withDefaults()
 	if err := cfg.check(); err != nil {
 		return nil, fmt.Errorf("configuring broker: %w", err)
 	}
 	b := &Broker{
-		site: cfg.Site, address: cfg.Address, tls: cfg.TLS, verifier: cfg.Verifier, policy: cfg.Policy,
-		windows: cfg.Windows, revocations: cfg.Revocations, log: cfg.Log, limits: cfg.Limits,
-		reporter: newReporter(cfg.Log), registry: newRegistry(),
-		clocks: clocks.NewWatch(cfg.Policy.Skew(), cfg.Log), ready: make(chan struct{}), failed: make(chan error, 1),
+		site: cfg.Site, host: cfg.Host, address: cfg.Address, tls: cfg.TLS, verifier: cfg.Verifier,
+		windows: cfg.Windows, revocations: cfg.Revocations, credentials: cfg.Credentials, log: cfg.Log,
+		reporter: newReporter(cfg.Log), registry: newRegistry(), bans: newBans(),
+		clocks: clocks.NewWatch(cfg.Policy.Skew(), cfg.Log), open: make(chan struct{}), ready: make(chan struct{}),
 	}
+	b.rules.Store(cfg.Policy)
 	b.server = mqtt.New(&mqtt.Options{
-		Capabilities:             capabilities(),
+		Capabilities:             capabilities(b.bounds()),
 		Logger:                   slog.New(redacted{to: b.reporter}),
 		SysTopicResendInterval:   sysInterval,
 		ClientNetWriteBufferSize: 16 << 10,
@@ -108,8 +125,8 @@ func (cfg *Config) check() error {
 	switch {
 	case !pki.ValidSite(cfg.Site):
 		return fmt.Errorf("%q is no site", cfg.Site)
-	case cfg.Address == "":
-		return errors.New("no address to listen on")
+	case cfg.Host == "":
+		return errors.New("no host")
 	case cfg.TLS == nil || cfg.Verifier == nil || cfg.Policy == nil || cfg.Windows == nil || cfg.Revocations == nil || cfg.Log == nil:
 		return errors.New("one of TLS, Verifier, Policy, Windows, Revocations, Log is missing")
 	case cfg.TLS.MinVersion != tls.VersionTLS13:
@@ -121,8 +138,14 @@ func (cfg *Config) check() error {
 	case cfg.TLS.InsecureSkipVerify:
 		return errors.New("verification is switched off")
 	}
-	return cfg.Limits.check()
+	return nil
 }
+
+// policy returns the policy in force.
+func (b *Broker) policy() *policies.Policy { return b.rules.Load() }
+
+// bounds returns what connections may cost now.
+func (b *Broker) bounds() policies.Broker { return b.policy().Broker() }
 
 // sysInterval is how often mochi stops the world to count its memory for
 // $SYS topics, which nobody may read: about once in 30 years. In seconds.
@@ -130,7 +153,7 @@ const sysInterval = 1_000_000_000
 
 // capabilities are mochi's limits. Several are not enforced by mochi or at the
 // wrong place; those are the framer's and the hook's.
-func capabilities() *mqtt.Capabilities {
+func capabilities(bounds policies.Broker) *mqtt.Capabilities {
 	return &mqtt.Capabilities{
 		MaximumClients:               math.MaxInt64, // ours are in admission, which counts before TLS
 		MaximumMessageExpiryInterval: 60,            // s, of what a subscriber never acknowledges
@@ -141,7 +164,7 @@ func capabilities() *mqtt.Capabilities {
 		MaximumSessionExpiryInterval: 3600,
 		MaximumPacketSize:            maxPacket,
 		ReceiveMaximum:               64,
-		MaximumInflight:              8192,
+		MaximumInflight:              uint16(bounds.InFlight),
 		TopicAliasMaximum:            0, // P25
 		MinimumProtocolVersion:       4,
 		MaximumQos:                   1,
@@ -156,43 +179,14 @@ func capabilities() *mqtt.Capabilities {
 	}
 }
 
-// Run listens and serves until ctx is done, then closes every session and waits
-// for its goroutines. It may be called once.
-func (b *Broker) Run(ctx context.Context) error {
-	if !b.started.CompareAndSwap(false, true) {
-		return errors.New("running broker: it has run before")
-	}
-	var config net.ListenConfig
-	socket, err := config.Listen(ctx, "tcp", b.address)
-	if err != nil {
-		return fmt.Errorf("running broker: %w", err)
-	}
-	b.listener = newListener(b, socket)
-	if err := b.server.AddListener(b.listener); err != nil {
-		_ = socket.Close()
-		return fmt.Errorf("running broker: %w", err)
-	}
-	if err := b.server.Serve(); err != nil {
-		_ = socket.Close()
-		return fmt.Errorf("running broker: %w", err)
-	}
-	b.addr = socket.Addr()
-	close(b.ready)
-	b.log.Info("broker listens", slog.String("site", b.site), slog.String("address", b.addr.String()))
-	sweep := time.NewTicker(time.Minute)
-	defer sweep.Stop()
-	defer b.server.Close() // always nil
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case now := <-sweep.C:
-			b.registry.sweep(now)
-			b.listener.sweep(now, nil)
-		case err := <-b.failed:
-			return fmt.Errorf("running broker: %w", err)
-		}
-	}
+// Run serves this site alone until ctx is done; see Serve.
+func (b *Broker) Run(ctx context.Context) error { return Serve(ctx, b.address, b) }
+
+// sweep forgets what no longer counts, and ends what the wall clock ended.
+func (b *Broker) sweep(now time.Time) {
+	b.registry.sweep(now)
+	b.bans.sweep(b.bounds(), now)
+	b.sweepSessions(now, nil)
 }
 
 // Ready is closed when the broker listens.
@@ -232,14 +226,6 @@ func (b *Broker) Refusals() map[envelope.Reason]uint64 {
 // Clocks returns what the broker knows of its clients' clocks.
 func (b *Broker) Clocks() *clocks.Watch { return b.clocks }
 
-// fail ends Run.
-func (b *Broker) fail(err error) {
-	select {
-	case b.failed <- err:
-	default:
-	}
-}
-
 // refuse counts and logs a refusal that does not end a session.
 func (b *Broker) refuse(level slog.Level, r Reason, attrs ...slog.Attr) {
 	b.counters.refuse(r)
@@ -258,12 +244,22 @@ func (b *Broker) closed(s *session) {
 	if s.sender == "" {
 		return // logged with its error
 	}
+	if r.misconduct() {
+		if until := b.bans.offend(s.sender, b.bounds(), time.Now()); !until.IsZero() {
+			b.banned(s.sender, "its sessions ended for "+r.String()+" and the like", until)
+		}
+	}
 	level := slog.LevelWarn
 	if r == None || r == Draining {
 		level = slog.LevelInfo
 	}
 	b.reporter.report(level, "closed "+r.String()+" "+s.sender, "connection closed", slog.String("reason", r.String()),
 		slog.String("identity", s.sender), slog.String("remote", s.from), slog.Duration("after", time.Since(s.opened)))
+}
+
+// banned logs that an identity is kept away from now on.
+func (b *Broker) banned(sender, why string, until time.Time) {
+	b.log.Error("identity banned: "+why, slog.String("identity", sender), slog.Time("until", until))
 }
 
 // panicked ends a session after a recovered panic. The stack holds addresses

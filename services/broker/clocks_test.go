@@ -20,7 +20,7 @@ import (
 func TestWrongClocksAreVisible(t *testing.T) {
 	s := open(t)
 	leaf := s.bank.credential(web1).Leaf
-	part := &Part{windows: s.windows.set, kernel: clocks.NewKernel(s.broker.log),
+	part := &tenant{windows: s.windows.set, kernel: clocks.NewKernel(s.broker.log),
 		certified: func() (_, _, _ *x509.Certificate) { return leaf, leaf, leaf }}
 	m, err := metrics.Open(metrics.Config{Listen: "127.0.0.1:0", Source: source{s.broker, part}, More: s.broker.families(), Log: s.broker.log})
 	if err != nil {

@@ -90,9 +90,9 @@ func (h *hook) judge(s *session, cl *mqtt.Client, pk *packets.Packet) Reason {
 		return None // costs no more than its bytes
 	case packets.Pingreq:
 	case packets.Publish:
-		r = judgePublish(pk)
+		r = s.judgePublish(pk)
 	case packets.Subscribe, packets.Unsubscribe:
-		r = judgeFilters(pk)
+		r = s.judgeFilters(pk)
 		h.freeID(cl, pk.PacketID)
 	default:
 		r = BadPacket
@@ -134,7 +134,7 @@ func (h *hook) OnConnectAuthenticate(cl *mqtt.Client, pk packets.Packet) (ok boo
 		s.end(BadClientID)
 		return false
 	}
-	r := h.b.registry.claim(s, h.b.limits.TakeoverTimeout)
+	r := h.b.registry.claim(s, h.b.bounds().TakeoverTimeout)
 	if r == None {
 		r = h.b.registry.handOver(s)
 	}
@@ -168,15 +168,15 @@ func (h *hook) OnACLCheck(cl *mqtt.Client, topic string, write bool) (ok bool) {
 	defer h.contain(s, func() { ok = false })
 	switch {
 	case write:
-		if ok = s.rights.MayPublish(topic); !ok {
+		if ok = s.grant.Load().rights.MayPublish(topic); !ok {
 			// mochi drops the message at QoS 0. At QoS 1 it would write a
 			// packet that MQTT 3.1.1 does not know, and disconnect.
 			s.end(NotPublisher)
 		}
 	case strings.ContainsAny(topic, "+#"):
-		ok = s.rights.MaySubscribe(topic)
+		ok = s.grant.Load().rights.MaySubscribe(topic)
 	default:
-		if ok = s.rights.MayReceive(topic); !ok {
+		if ok = s.grant.Load().rights.MayReceive(topic); !ok {
 			h.b.refuse(slog.LevelError, NotReceiver, slog.String("identity", s.sender))
 		}
 	}
@@ -191,14 +191,15 @@ func (h *hook) OnSubscribe(cl *mqtt.Client, pk packets.Packet) packets.Packet {
 		return denied(pk)
 	}
 	defer h.contain(s, func() { denied(pk) })
-	room := s.limits.Subscriptions - cl.State.Subscriptions.Len()
+	g := s.grant.Load()
+	room := g.limits.Subscriptions - cl.State.Subscriptions.Len()
 	for i := range pk.Filters {
 		filter := pk.Filters[i].Filter
 		r := None
 		switch _, held := cl.State.Subscriptions.Get(filter); {
 		case strings.HasPrefix(filter, "$"):
 			r = BadFilter // $SYS and $share (P15, P27)
-		case !s.rights.MaySubscribe(filter):
+		case !g.rights.MaySubscribe(filter):
 			r = NotSubscriber
 		case held:
 		case room <= 0:
@@ -241,7 +242,8 @@ func (h *hook) OnPublishDropped(cl *mqtt.Client, _ packets.Packet) {
 }
 
 // judgePublish checks what does not depend on who publishes.
-func judgePublish(pk *packets.Packet) Reason {
+func (s *session) judgePublish(pk *packets.Packet) Reason {
+	bounds := s.b.bounds()
 	switch {
 	case pk.FixedHeader.Qos > 1:
 		return BadQoS
@@ -249,7 +251,7 @@ func judgePublish(pk *packets.Packet) Reason {
 		return BadRetain
 	case pk.FixedHeader.Qos == 1 && pk.PacketID == 0:
 		return BadPacket
-	case !wire.ValidTopic(pk.TopicName):
+	case !wire.ValidTopic(pk.TopicName) || len(pk.TopicName) > bounds.TopicBytes || strings.Count(pk.TopicName, "/") >= bounds.TopicLevels:
 		return BadTopicName
 	}
 	return None
@@ -257,16 +259,17 @@ func judgePublish(pk *packets.Packet) Reason {
 
 // judgeFilters bounds the filters of SUBSCRIBE and UNSUBSCRIBE: mochi's index
 // takes time that grows with the square of the levels, under one lock (P14).
-func judgeFilters(pk *packets.Packet) Reason {
+func (s *session) judgeFilters(pk *packets.Packet) Reason {
+	bounds := s.b.bounds()
 	switch {
 	case pk.PacketID == 0 || len(pk.Filters) == 0:
 		return BadPacket
-	case len(pk.Filters) > maxFilters:
+	case len(pk.Filters) > bounds.Filters:
 		return TooManyFilters
 	}
 	for i := range pk.Filters {
 		f := pk.Filters[i].Filter
-		if len(f) > wire.MaxTopic || strings.Count(f, "/") >= wire.MaxLevels {
+		if len(f) > bounds.TopicBytes || strings.Count(f, "/") >= bounds.TopicLevels {
 			return BadFilter
 		}
 	}

@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"levee/pki"
-	"levee/policies"
 	"levee/test/rawmqtt"
 )
 
@@ -118,7 +117,7 @@ func TestKeepAliveEndsASilentSession(t *testing.T) {
 	t.Parallel()
 	s := open(t)
 	c := s.dial(web1)
-	if code, err := c.Connect(rawmqtt.ConnectOptions{ClientID: web1.ClientID(), KeepAlive: minKeepAlive}); err != nil || code != 0 {
+	if code, err := c.Connect(rawmqtt.ConnectOptions{ClientID: web1.ClientID(), KeepAlive: 10}); err != nil || code != 0 {
 		t.Fatalf("code %d, %v", code, err)
 	}
 	if err := c.Closed(20 * time.Second); err != nil {
@@ -129,25 +128,18 @@ func TestKeepAliveEndsASilentSession(t *testing.T) {
 
 // fast makes the limits of every role so high that only the broker's own
 // bounds count.
-func fast(t *testing.T) func(*Config) {
-	return func(c *Config) {
-		file := string(policies.Default())
-		for _, role := range strings.Split(file, "\n") {
-			if _, after, ok := strings.Cut(role, "limits: {messages_per_second: "); ok {
-				file = strings.ReplaceAll(file, after, "100000, burst: 100000, bytes_per_second: 268435456, max_message_bytes: 65536, subscriptions: 32}")
-			}
+func fast(file string) string {
+	for _, role := range strings.Split(file, "\n") {
+		if _, after, ok := strings.Cut(role, "limits: {messages_per_second: "); ok {
+			file = strings.ReplaceAll(file, after, "100000, burst: 100000, bytes_per_second: 268435456, max_message_bytes: 65536, subscriptions: 32}")
 		}
-		policy, err := policies.Parse([]byte(file))
-		if err != nil {
-			t.Fatal(err)
-		}
-		c.Policy = policy
 	}
+	return file
 }
 
 // P6: a subscriber that stops reading holds up nobody, and loses its session.
 func TestP6SlowReaderHoldsUpNobody(t *testing.T) {
-	s := open(t, fast(t), func(c *Config) { c.Limits.QueueBytes, c.Limits.WriteTimeout = 256<<10, time.Hour })
+	s := open(t, rules(t, fast, bounded("queue_bytes: 262144", "write_timeout: 1m")))
 	slow := s.connect(web2)
 	s.subscribe(slow, 1, "public/#") // and never reads again
 	honest := s.connect(monitor)
@@ -195,9 +187,12 @@ func TestP8AcceptErrors(t *testing.T) {
 	if socket.Listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		t.Fatal(err)
 	}
-	l := newListener(b, socket)
-	go l.Serve(b.server.EstablishConnection)
-	defer l.Close(nil)
+	d, err := newDoor(socket, b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go d.accept()
+	defer d.close()
 	c, err := rawmqtt.Dial(socket.Addr().String(), s.bank.clientTLS("melb", s.bank.credential(web1)))
 	if err != nil {
 		t.Fatal(err)
@@ -217,17 +212,15 @@ func TestLostSocketEndsRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	b, err := New(Config{
-		Site: "melb", Address: "127.0.0.1:0", TLS: s.bank.serverTLS("melb", s.bank.verifier()), Verifier: s.bank.verifier(),
-		Policy: s.broker.policy, Windows: s.windows, Revocations: s.revoked, Log: slog.New(slog.DiscardHandler),
+		Site: "melb", Host: hostOf("melb"), TLS: s.bank.serverTLS("melb", s.bank.verifier()), Verifier: s.bank.verifier(),
+		Policy: s.broker.policy(), Windows: s.windows, Revocations: s.revoked, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := newListener(b, socket)
 	_ = socket.Close()
-	l.Serve(b.server.EstablishConnection)
-	if err := b.Run(t.Context()); !errors.Is(err, net.ErrClosed) {
-		t.Errorf("Run: %v", err)
+	if err := serve(t.Context(), socket, []*Broker{b}); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("serve: %v", err)
 	}
 }
 
@@ -274,9 +267,12 @@ func TestP3PanicLeavesNoSessionBehind(t *testing.T) {
 	if socket.Listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		t.Fatal(err)
 	}
-	l := newListener(b, socket)
-	go l.Serve(b.server.EstablishConnection)
-	defer l.Close(nil)
+	d, err := newDoor(socket, b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go d.accept()
+	defer d.close()
 	bystander := s.connect(monitor)
 	c, err := rawmqtt.Dial(socket.Addr().String(), s.bank.clientTLS("melb", s.bank.credential(web1)))
 	if err != nil {
@@ -432,7 +428,7 @@ func TestRatesHoldBackAndThenEnd(t *testing.T) {
 	}
 	s.counted("messages_public", 25)
 
-	impatient := open(t, func(c *Config) { c.Limits.ThrottledPerMinute = time.Millisecond })
+	impatient := open(t, rules(t, bounded("throttled: 1ms")))
 	c = impatient.connect(guest)
 	for range 25 {
 		if c.Send(pub("public/a", []byte("a"), 0)) != nil {
@@ -453,7 +449,7 @@ func TestRatesHoldBackAndThenEnd(t *testing.T) {
 }
 
 func TestBytesCountAsWell(t *testing.T) {
-	s := open(t, func(c *Config) { c.Limits.ThrottledPerMinute = time.Millisecond })
+	s := open(t, rules(t, bounded("throttled: 1ms")))
 	c := s.connect(guest) // 16 KiB a second
 	for range 8 {
 		if c.Send(pub("public/a", make([]byte, 4000), 0)) != nil {
@@ -467,7 +463,7 @@ func TestBytesCountAsWell(t *testing.T) {
 // A session that is held back can still be ended.
 func TestHeldBackSessionEnds(t *testing.T) {
 	t.Parallel()
-	s := open(t, func(c *Config) { c.Limits.ThrottledPerMinute = time.Hour })
+	s := open(t, rules(t, bounded("throttled: 1m")))
 	c := s.connect(guest)
 	for range 200 { // 36 s
 		if err := c.Send(pub("public/a", []byte("a"), 0)); err != nil {
@@ -486,25 +482,22 @@ func TestHeldBackSessionEnds(t *testing.T) {
 }
 
 func TestRoleThatThePolicyDoesNotKnow(t *testing.T) {
-	s := open(t, func(c *Config) {
-		file := string(policies.Default())
-		begin, end := strings.Index(file, "\n  auditor:"), strings.Index(file, "\n# What a monitor may command")
-		policy, err := policies.Parse([]byte(file[:begin] + file[end:]))
-		if err != nil {
-			t.Fatal(err)
-		}
-		c.Policy = policy
-	})
+	s := open(t, rules(t, withoutAuditors))
 	s.refusedAt(s.bank.clientTLS("melb", s.bank.credential(identity("melb", pki.RoleAuditor, "eve"))))
 	s.counted("refused_role", 1)
+}
+
+func withoutAuditors(file string) string {
+	begin, end := strings.Index(file, "\n  auditor:"), strings.Index(file, "\n# What connections may cost")
+	return file[:begin] + file[end:]
 }
 
 func TestConfigIsChecked(t *testing.T) {
 	s := open(t)
 	good := func() Config {
 		return Config{
-			Site: "melb", Address: "127.0.0.1:0", TLS: s.bank.serverTLS("melb", s.bank.verifier()), Verifier: s.bank.verifier(),
-			Policy: s.broker.policy, Windows: s.windows, Revocations: s.revoked, Log: slog.New(slog.DiscardHandler),
+			Site: "melb", Host: hostOf("melb"), Address: "127.0.0.1:0", TLS: s.bank.serverTLS("melb", s.bank.verifier()), Verifier: s.bank.verifier(),
+			Policy: s.broker.policy(), Windows: s.windows, Revocations: s.revoked, Log: slog.New(slog.DiscardHandler),
 		}
 	}
 	if _, err := New(good()); err != nil {
@@ -513,7 +506,7 @@ func TestConfigIsChecked(t *testing.T) {
 	for name, change := range map[string]func(*Config){
 		"no site":                   func(c *Config) { c.Site = "" },
 		"the site public":           func(c *Config) { c.Site = "public" },
-		"no address":                func(c *Config) { c.Address = "" },
+		"no host":                   func(c *Config) { c.Host = "" },
 		"no TLS":                    func(c *Config) { c.TLS = nil },
 		"no verifier":               func(c *Config) { c.Verifier = nil },
 		"no policy":                 func(c *Config) { c.Policy = nil },
@@ -527,8 +520,6 @@ func TestConfigIsChecked(t *testing.T) {
 		"the system's roots":        func(c *Config) { c.TLS.ClientCAs = nil },
 		"no check of connections":   func(c *Config) { c.TLS.VerifyConnection = nil },
 		"resumption":                func(c *Config) { c.TLS.SessionTicketsDisabled = false },
-		"a negative limit":          func(c *Config) { c.Limits.Pending = -1 },
-		"a queue below one packet":  func(c *Config) { c.Limits.QueueBytes = 1000 },
 	} {
 		cfg := good()
 		change(&cfg)

@@ -87,7 +87,7 @@ func TestP1RefusedMessages(t *testing.T) {
 		{"an unsigned command", monitor, commandTopic, unsigned(commandTopic), envelope.Unsigned},
 		{"an unsigned digest", web1, "melb/bank_server/digests/sensor/web-1", unsigned("melb/bank_server/digests/sensor/web-1"), envelope.Unsigned},
 	}
-	s := open(t, func(c *Config) { c.Limits.Strikes = 1000 })
+	s := open(t, rules(t, bounded("strikes: 1000")))
 	reader := s.connect(identity("melb", pki.RoleRecorder, "recorder-1"))
 	for _, filter := range []string{cpuFilter, "melb/bank_server/alerts/+", "melb/bank_server/control/command/+/+", "melb/bank_server/digests/+/+"} {
 		s.subscribe(reader, 1, filter)
@@ -148,7 +148,7 @@ func TestFreshness(t *testing.T) {
 }
 
 func TestReplay(t *testing.T) {
-	s := open(t, func(c *Config) { c.Limits.Strikes = 1000 })
+	s := open(t, rules(t, bounded("strikes: 1000")))
 	reader, writer, from := s.connect(monitor), s.connect(web1), s.sender(web1)
 	s.subscribe(reader, 0, cpuFilter)
 	publish := func(c *rawmqtt.Client, raw []byte) {
@@ -219,7 +219,7 @@ func TestReplay(t *testing.T) {
 // Every verdict of the windows but Fresh refuses, one that is not known yet
 // included.
 func TestVerdicts(t *testing.T) {
-	s := open(t, func(c *Config) { c.Limits.Strikes = 1000 })
+	s := open(t, rules(t, bounded("strikes: 1000")))
 	reader, writer, from := s.connect(monitor), s.connect(web1), s.sender(web1)
 	s.subscribe(reader, 0, cpuFilter)
 	for v := range replay.Verdict(20) {
@@ -264,7 +264,7 @@ func TestWindowsAreAskedForTheSender(t *testing.T) {
 }
 
 func TestStrikesEndTheSession(t *testing.T) {
-	s := open(t, func(c *Config) { c.Limits.Strikes = 5 })
+	s := open(t, rules(t, bounded("strikes: 5")))
 	c := s.connect(web1)
 	for range 4 {
 		if err := c.Send(pub(cpuTopic, []byte("nonsense"), 0)); err != nil {
@@ -289,7 +289,7 @@ func TestStrikesEndTheSession(t *testing.T) {
 
 // A wrong clock and the network's redeliveries are no offence.
 func TestHonestFaultsAreNoStrikes(t *testing.T) {
-	s := open(t, func(c *Config) { c.Limits.Strikes = 2 })
+	s := open(t, rules(t, bounded("strikes: 2")))
 	c, from := s.connect(web1), s.sender(web1)
 	raw := from.reading(cpuTopic)
 	for range 5 {
@@ -404,7 +404,7 @@ func TestP3PanicsRefuse(t *testing.T) {
 	broken := func() (*mqtt.Client, *session) {
 		b := fakeSession("melb_sensor_web-1")
 		b.identity = web1
-		return s.broker.server.NewClient(b, listenerID, "melb_sensor_web-1", false), b
+		return s.broker.server.NewClient(b, entranceID, "melb_sensor_web-1", false), b
 	}
 	publish := packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Publish}, TopicName: cpuTopic}
 	cl, b := broken()

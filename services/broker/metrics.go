@@ -12,20 +12,22 @@ import (
 // source is what the metrics of every part ask for, of a broker.
 type source struct {
 	*Broker
-	part *Part
+	tenant *tenant
 }
 
 // Windows returns the figures of the replay windows.
-func (s source) Windows() replay.Stats { return s.part.windows.Stats() }
+func (s source) Windows() replay.Stats { return s.tenant.windows.Stats() }
 
 // Revocations returns what the broker knows to be revoked.
-func (s source) Revocations() *revocation.Set { return s.part.revocations }
+func (s source) Revocations() *revocation.Set { return s.tenant.revocations }
 
 // Certificates returns what the broker shows, and the root.
-func (s source) Certificates() (leaf, authority, root *x509.Certificate) { return s.part.certified() }
+func (s source) Certificates() (leaf, authority, root *x509.Certificate) {
+	return s.tenant.certified()
+}
 
 // Kernel returns what the kernel says of this machine's clock.
-func (s source) Kernel() *clocks.Kernel { return s.part.kernel }
+func (s source) Kernel() *clocks.Kernel { return s.tenant.kernel }
 
 // families are the broker's own metrics.
 func (b *Broker) families() []metrics.Family {

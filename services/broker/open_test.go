@@ -78,7 +78,7 @@ func (i *issued) open(t *testing.T) *space {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- p.Run(ctx) }()
-	s := &space{t: t, whole: t, bank: &i.bank, broker: p.broker, log: log, revoked: p.revocations, file: filepath.Join(i.layout.State(i.broker), revocation.FileName)}
+	s := &space{t: t, whole: t, bank: &i.bank, broker: p.tenants[0].broker, log: log, revoked: p.tenants[0].revocations, file: filepath.Join(i.layout.State(i.broker), revocation.FileName)}
 	stopped := false
 	s.stop = func() {
 		if stopped {
@@ -98,7 +98,7 @@ func (i *issued) open(t *testing.T) *space {
 // figures returns what the metrics of the broker show.
 func (s *space) figures() string {
 	s.t.Helper()
-	part := &Part{windows: replay.New(8), kernel: clocks.NewKernel(s.broker.log), revocations: s.revoked}
+	part := &tenant{windows: replay.New(8), kernel: clocks.NewKernel(s.broker.log), revocations: s.revoked}
 	m, err := metrics.Open(metrics.Config{Listen: "127.0.0.1:0", Source: source{s.broker, part}, More: s.broker.families(), Log: s.broker.log})
 	if err != nil {
 		s.t.Fatal(err)

@@ -50,6 +50,13 @@ func newOutbox(conn net.Conn, bound int, timeout time.Duration, wg *sync.WaitGro
 	return o
 }
 
+// limit replaces the bounds.
+func (o *outbox) limit(bound int, timeout time.Duration) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.bound, o.timeout = bound, timeout
+}
+
 // Write sends or queues all of p. It does not wait.
 func (o *outbox) Write(p []byte) (int, error) {
 	o.mu.Lock()

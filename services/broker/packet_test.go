@@ -28,15 +28,16 @@ func offline(t testing.TB) (*Broker, *session) {
 	}
 	log := slog.New(slog.DiscardHandler)
 	b := &Broker{
-		site: "melb", policy: policy, windows: replay.New(10), revocations: nothing{}, log: log, limits: Limits{}.withDefaults(),
-		reporter: newReporter(log), registry: newRegistry(),
-		server: mqtt.New(&mqtt.Options{Logger: log, Capabilities: capabilities()}),
+		site: "melb", windows: replay.New(10), revocations: nothing{}, log: log, reporter: newReporter(log), registry: newRegistry(),
+		server: mqtt.New(&mqtt.Options{Logger: log, Capabilities: capabilities(policy.Broker())}),
 	}
+	b.rules.Store(policy)
 	s := fakeSession("")
-	s.identity, s.sender, s.rights, s.patience = web1, web1.Sender(), policy.Rights(web1), time.Hour
-	s.limits = s.rights.Limits()
-	s.limits.MessagesPerSecond, s.limits.Burst = 1<<30, 1<<30
-	s.account = b.registry.open(s.sender, s.limits, time.Now())
+	s.b, s.identity, s.sender = b, web1, web1.Sender()
+	g, _ := granted(policy, web1)
+	g.limits.MessagesPerSecond, g.limits.Burst = 1<<30, 1<<30
+	s.grant.Store(g)
+	s.account = b.registry.open(s.sender, g.limits, time.Now())
 	return b, s
 }
 
@@ -61,9 +62,9 @@ func FuzzPackets(f *testing.F) {
 	h := &hook{b: b}
 	f.Fuzz(func(t *testing.T, stream []byte) {
 		s := fakeSession("")
-		s.identity, s.sender, s.rights, s.limits = model.identity, model.sender, model.rights, model.limits
-		s.account, s.patience = model.account, time.Hour
-		cl := b.server.NewClient(s, listenerID, "", false)
+		s.b, s.identity, s.sender, s.account = b, model.identity, model.sender, model.account
+		s.grant.Store(model.grant.Load())
+		cl := b.server.NewClient(s, entranceID, "", false)
 		var frame framer
 		n, _ := frame.feed(stream)
 		for r := bytes.NewReader(stream[:n]); r.Len() > 0; {
@@ -78,7 +79,7 @@ func FuzzPackets(f *testing.F) {
 			switch c := pk.Connect; pk.FixedHeader.Type {
 			case packets.Connect:
 				if !first || pk.ProtocolVersion != 4 || c.WillFlag || !c.Clean || c.UsernameFlag || c.PasswordFlag ||
-					c.ClientIdentifier != web1.ClientID() || c.Keepalive < minKeepAlive || c.Keepalive > maxKeepAlive {
+					c.ClientIdentifier != web1.ClientID() || c.Keepalive < 10 || c.Keepalive > 120 {
 					t.Fatalf("passed CONNECT %+v", c)
 				}
 			case packets.Publish:
@@ -86,11 +87,11 @@ func FuzzPackets(f *testing.F) {
 					t.Fatalf("passed PUBLISH %+v", pk)
 				}
 			case packets.Subscribe:
-				if first || len(pk.Filters) == 0 || len(pk.Filters) > maxFilters {
+				if first || len(pk.Filters) == 0 || len(pk.Filters) > 8 {
 					t.Fatalf("passed SUBSCRIBE %+v", pk)
 				}
 				for _, f := range h.OnSubscribe(cl, pk).Filters {
-					if f.Filter != "" && !s.rights.MaySubscribe(f.Filter) {
+					if f.Filter != "" && !s.grant.Load().rights.MaySubscribe(f.Filter) {
 						t.Fatalf("granted %q", f.Filter)
 					}
 				}

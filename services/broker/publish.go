@@ -45,8 +45,9 @@ func (b *Broker) inspect(s *session, topic string, payload []byte, now time.Time
 	if err != nil {
 		return envelope.BadTopic, nil
 	}
-	class := b.policy.Class(t.Kind)
-	size := min(class.MaxBytes, s.limits.MaxMessageBytes)
+	g := s.grant.Load()
+	class := g.policy.Class(t.Kind)
+	size := min(class.MaxBytes, g.limits.MaxMessageBytes)
 	if len(payload) > size {
 		return envelope.BadSize, nil
 	}
@@ -70,7 +71,7 @@ func (b *Broker) inspect(s *session, topic string, payload []byte, now time.Time
 	case s.reason() == Revoked: // it ended; this was read before
 		return envelope.Revoked, nil
 	}
-	reason, late := b.unseen(s, t.Kind, &m, now)
+	reason, late := b.unseen(s, t.Kind, &m, g.policy.Skew(), now)
 	if reason == envelope.Accepted && t.Kind == wire.KindRevocations {
 		reason = b.revoke(s, payload, now)
 	}
@@ -88,8 +89,7 @@ type untimely struct {
 
 // unseen judges time and nonce. While the broker's own clock is in doubt it
 // leaves freshness to the receivers, whose clocks it cannot silence.
-func (b *Broker) unseen(s *session, kind wire.Kind, m *envelope.Message, now time.Time) (envelope.Reason, *untimely) {
-	skew := b.policy.Skew()
+func (b *Broker) unseen(s *session, kind wire.Kind, m *envelope.Message, skew time.Duration, now time.Time) (envelope.Reason, *untimely) {
 	offset, reason := clocks.Offset(m.Time, now), envelope.Accepted
 	side := clocks.SideOf(offset, skew)
 	switch side {
@@ -163,7 +163,7 @@ func (b *Broker) refuseMessage(s *session, r envelope.Reason, late *untimely, to
 	}
 	attrs := []slog.Attr{slog.String("reason", r.String()), slog.String("identity", s.sender), slog.String("topic", topic), slog.String("remote", s.from)}
 	if late != nil {
-		attrs = append(attrs, slog.Duration("offset", late.offset), slog.Duration("skew", b.policy.Skew()), slog.String("detail", late.detail))
+		attrs = append(attrs, slog.Duration("offset", late.offset), slog.Duration("skew", b.policy().Skew()), slog.String("detail", late.detail))
 	}
 	b.reporter.report(level, "message "+r.String(), "message refused", attrs...)
 	switch r {
@@ -172,7 +172,7 @@ func (b *Broker) refuseMessage(s *session, r envelope.Reason, late *untimely, to
 	case envelope.Redelivered, envelope.Stale, envelope.Future, envelope.Replayed, envelope.BeforeStart, envelope.WindowsFull, envelope.WindowsFailed:
 		return
 	}
-	if s.account.strike(b.limits.Strikes, now) {
+	if s.account.strike(b.bounds().Strikes, now) {
 		s.end(Misbehaved)
 	}
 }

@@ -18,23 +18,27 @@ const (
 	TooManyAddress         // a cap of one address is reached
 	BadHandshake           // TLS failed: no certificate, a foreign one, plain text, silence
 	BadCertificate         // the certificate is not of this site, or not a client's
+	NoSite                 // the client named none of the sites that are served
+	Banned                 // the identity or address is kept away for a time
 	NoRole                 // the policy does not know the certificate's role
 	Silent                 // no CONNECT within the deadline
 	TimedOut               // no packet within one and a half times the keep-alive
 	BadVersion             // not MQTT 3.1.1
 	BadClientID            // not the certificate's
-	BadCredential          // user name or password where none belongs
+	BadCredential          // user name or password where none belongs, or one that does not hold
 	BadWill                // CONNECT with a will
 	BadKeepAlive           // outside 10 to 120 s
 	BadSession             // not a clean session
 	SecondConnect          // CONNECT within a session
 	Superseded             // a newer connection took the client identifier
 	TakeoverTimeout        // the older session would not end in time
-	Expired                // the certificate's validity ended
+	Expired                // the validity of the certificate, or of the credential beside it, ended
 	Revoked                // the certificate was taken back
 	SlowReader             // does not read what it is sent
 	TooFast                // over its rate for too long
 	Misbehaved             // too many refused messages
+	Rejudged               // another policy took a right that it used
+	Kicked                 // an administrator ended it
 	Draining               // the broker stops
 	Panicked               // a defect of ours or of mochi's, contained
 )
@@ -55,13 +59,24 @@ const (
 
 var reasonNames = [reasons]string{
 	None: "none", TooMany: "too_many", TooManyPending: "too_many_pending", TooManyAddress: "too_many_address",
-	BadHandshake: "handshake", BadCertificate: "certificate", NoRole: "role", Silent: "silent", TimedOut: "timed_out", BadVersion: "version",
+	BadHandshake: "handshake", BadCertificate: "certificate", NoSite: "site", Banned: "banned", NoRole: "role", Silent: "silent", TimedOut: "timed_out", BadVersion: "version",
 	BadClientID: "client_id", BadCredential: "credential", BadWill: "will", BadKeepAlive: "keep_alive",
 	BadSession: "persistent_session", SecondConnect: "second_connect", Superseded: "superseded",
 	TakeoverTimeout: "takeover_timeout", Expired: "expired", Revoked: "revoked", SlowReader: "slow_reader", TooFast: "too_fast",
-	Misbehaved: "misbehaved", Draining: "draining", Panicked: "panicked", BadPacket: "packet", BadQoS: "qos",
+	Misbehaved: "misbehaved", Rejudged: "rejudged", Kicked: "kicked", Draining: "draining", Panicked: "panicked", BadPacket: "packet", BadQoS: "qos",
 	BadRetain: "retain", BadTopicName: "topic", BadFilter: "filter", TooManyFilters: "too_many_filters",
 	NotPublisher: "not_publisher", NotSubscriber: "not_subscriber", NotReceiver: "not_receiver",
+}
+
+// misconduct reports whether an end is of the client's own making: no network,
+// clock or operator of ours brings it about.
+func (r Reason) misconduct() bool {
+	switch r {
+	case BadVersion, BadClientID, BadCredential, BadWill, BadKeepAlive, BadSession, SecondConnect, TooFast, Misbehaved,
+		BadPacket, BadQoS, BadRetain, BadTopicName, BadFilter, TooManyFilters, NotPublisher:
+		return true
+	}
+	return false
 }
 
 // String returns the counter's label.

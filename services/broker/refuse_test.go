@@ -133,7 +133,7 @@ func TestConnectRefusals(t *testing.T) {
 		{"P9 a wildcard", rawmqtt.ConnectOptions{ClientID: "melb_sensor_#", KeepAlive: 30}, rawmqtt.BadIdentifier, "refused_client_id"},
 		{"client ID of 4 KiB", rawmqtt.ConnectOptions{ClientID: strings.Repeat("a", 4096), KeepAlive: 30}, 0, "refused_packet"},
 	}
-	s := open(t, func(c *Config) { c.Limits.AddressPending = 200 })
+	s := open(t, rules(t, bounded("address_pending: 200")))
 	counts := map[string]uint64{}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -203,7 +203,7 @@ func TestPacketRefusals(t *testing.T) {
 		{"another site", pub("perth/bank_server/metrics/cpu/web-1", []byte("x"), 0), "refused_not_publisher"},
 		{"no topic of ours", pub("melb/elsewhere", []byte("x"), 0), "refused_not_publisher"},
 	}
-	s := open(t, func(c *Config) { c.Limits.AddressPending, c.Limits.Strikes = 200, 1000 })
+	s := open(t, rules(t, bounded("address_pending: 200", "strikes: 1000")))
 	reader := s.connect(monitor)
 	s.subscribe(reader, 0, cpuFilter)
 	counts := map[string]uint64{}
@@ -370,9 +370,7 @@ func TestFirstPacketIsNotConnect(t *testing.T) {
 // P7: whoever is silent before CONNECT loses the connection.
 func TestP7SilenceBeforeConnect(t *testing.T) {
 	t.Parallel()
-	s := open(t, func(c *Config) {
-		c.Limits.HandshakeTimeout, c.Limits.ConnectTimeout = 300*time.Millisecond, 300*time.Millisecond
-	})
+	s := open(t, rules(t, bounded("handshake_timeout: 300ms", "connect_timeout: 300ms")))
 	plain := func() *rawmqtt.Client {
 		conn, err := net.Dial("tcp", s.broker.Addr().String())
 		if err != nil {
@@ -413,7 +411,7 @@ func TestP7SilenceBeforeConnect(t *testing.T) {
 }
 
 func TestP7CapsOfConnections(t *testing.T) {
-	s := open(t, func(c *Config) { c.Limits.AddressConns, c.Limits.AddressPending = 4, 2 })
+	s := open(t, rules(t, bounded("address_connections: 4", "address_pending: 2")))
 	dial := func() net.Conn {
 		conn, err := net.Dial("tcp", s.broker.Addr().String())
 		if err != nil {

@@ -164,21 +164,31 @@ const keepAccount = 10 * time.Minute
 func (r *registry) open(sender string, l policies.Limits, now time.Time) *account {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	bytes := max(l.BytesPerSecond, maxRead)
 	a := r.accounts[sender]
 	if a == nil {
 		a = &account{
 			messages: rate.NewLimiter(rate.Limit(l.MessagesPerSecond), l.Burst),
-			bytes:    rate.NewLimiter(rate.Limit(l.BytesPerSecond), bytes),
+			bytes:    rate.NewLimiter(rate.Limit(l.BytesPerSecond), max(l.BytesPerSecond, maxRead)),
 		}
 		r.accounts[sender] = a
 	}
+	a.limit(l, now)
+	a.sessions++
+	return a
+}
+
+// limit replaces the limits of an account.
+func (r *registry) limit(a *account, l policies.Limits, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	a.limit(l, now)
+}
+
+func (a *account) limit(l policies.Limits, now time.Time) {
 	a.messages.SetLimitAt(now, rate.Limit(l.MessagesPerSecond))
 	a.messages.SetBurstAt(now, l.Burst)
 	a.bytes.SetLimitAt(now, rate.Limit(l.BytesPerSecond))
-	a.bytes.SetBurstAt(now, bytes)
-	a.sessions++
-	return a
+	a.bytes.SetBurstAt(now, max(l.BytesPerSecond, maxRead))
 }
 
 // maxRead is the most that one read of a TLS connection returns (RFC 8446,

@@ -195,7 +195,9 @@ func TestAdmission(t *testing.T) {
 		}
 		return a
 	}
-	a := newAdmission(Limits{Connections: 6, Pending: 4, AddressConns: 3, AddressPending: 2})
+	a := newAdmission(func() policies.Broker {
+		return policies.Broker{Connections: 6, Pending: 4, AddressConnections: 3, AddressPending: 2}
+	})
 	enter := func(from string, want Reason) *ticket {
 		t.Helper()
 		got, r := a.enter(origin(address(from)))

@@ -22,7 +22,7 @@ func (b *Broker) revoke(from *session, raw []byte, now time.Time) envelope.Reaso
 		return cmp.Or(reason, envelope.BadContent)
 	}
 	if changed {
-		b.log.Warn("revocations changed", slog.Int("sessions_ended", b.listener.sweep(now, from)))
+		b.log.Warn("revocations changed", slog.Int("sessions_ended", b.sweepSessions(now, from)))
 	}
 	return envelope.Accepted
 }
@@ -34,22 +34,14 @@ func (b *Broker) outdated(m *envelope.Message, sender string) bool {
 	return minimum > 1 && m.KeyID().Generation < minimum
 }
 
-// sweep ends the sessions of certificates that are revoked, and of those that
-// have expired by the wall clock, which the timer of a session does not see
+// sweepSessions ends the sessions of certificates that are revoked, and of those
+// that have expired by the wall clock, which the timer of a session does not see
 // jump. It returns how many were revoked. That of publisher, which may be nil,
 // ends when its message is delivered.
-func (l *listener) sweep(now time.Time, publisher *session) (revoked int) {
-	l.mu.Lock()
-	var sessions []*session
-	for s := range l.live {
-		if s.known.Load() {
-			sessions = append(sessions, s)
-		}
-	}
-	l.mu.Unlock()
-	for _, s := range sessions {
+func (b *Broker) sweepSessions(now time.Time, publisher *session) (revoked int) {
+	for _, s := range b.door.sessions(b) {
 		switch {
-		case l.b.revocations.Revoked(s.identity, s.leaf):
+		case b.revocations.Revoked(s.identity, s.leaf):
 			revoked++
 			if s == publisher {
 				s.condemned = true

@@ -433,7 +433,7 @@ func TestOldListAndNoIssuer(t *testing.T) {
 		t.Errorf("%s old, and fresh", age)
 	}
 	verifier := s.bank.verifier().WithRevocations(set)
-	s.run(Config{Site: "melb", Address: "127.0.0.1:0", TLS: s.bank.serverTLS("melb", verifier), Verifier: verifier, Policy: s.broker.policy,
+	s.run(Config{Site: "melb", Host: hostOf("melb"), Address: "127.0.0.1:0", TLS: s.bank.serverTLS("melb", verifier), Verifier: verifier, Policy: s.broker.policy(),
 		Windows: s.windows, Revocations: set, Log: s.broker.log})
 	s.refusedAt(s.bank.clientTLS("melb", s.bank.credential(web1)))
 	s.counted("refused_revoked", 1)
@@ -515,9 +515,9 @@ func TestExpiryByTheWallClock(t *testing.T) {
 	if code, err := other.Connect(rawmqtt.ConnectOptions{ClientID: web2.ClientID(), KeepAlive: 30}); err != nil || code != 0 {
 		t.Fatalf("code %d, %v", code, err)
 	}
-	s.broker.listener.sweep(time.Now().Add(50*time.Minute), nil)
+	s.broker.sweepSessions(time.Now().Add(50*time.Minute), nil)
 	s.alive(sensor, other)
-	s.broker.listener.sweep(time.Now().Add(2*time.Hour), nil)
+	s.broker.sweepSessions(time.Now().Add(2*time.Hour), nil)
 	s.closed(sensor)
 	s.counted("refused_expired", 1)
 	s.alive(other)

@@ -15,7 +15,6 @@ import (
 	"golang.org/x/time/rate"
 
 	"levee/pki"
-	"levee/policies"
 )
 
 // session is one connection, from accept on, and what is known of it. It is the
@@ -26,17 +25,16 @@ type session struct {
 	tls    *tls.Conn
 	ticket *ticket
 	from   string // remote address, for the log
+	opened time.Time
 
 	// Set before mochi sees the connection.
+	b        *Broker // of the site that the client named; that of the door until then
 	identity pki.Identity
 	sender   string // identity.Sender()
 	leaf     *x509.Certificate
-	rights   *policies.Rights
-	limits   policies.Limits
+	grant    atomic.Pointer[grant]
 	account  *account
-	opened   time.Time
-	patience time.Duration // Limits.ThrottledPerMinute
-	known    atomic.Bool   // all of the above is set
+	known    atomic.Bool // all of the above is set
 
 	// Owned by the reading goroutine.
 	frame    framer
@@ -46,6 +44,9 @@ type session struct {
 	// condemned: it published the list that revokes itself.
 	condemned bool
 	held      allowance
+	lapse     *time.Timer // at the end of its second credential
+
+	until atomic.Pointer[time.Time] // that end
 
 	client atomic.Pointer[mqtt.Client] // once CONNECT was read
 
@@ -129,7 +130,7 @@ func (s *session) admit(bucket *rate.Limiter, n int) bool {
 	if wait == 0 {
 		return true
 	}
-	if !s.held.spend(wait, s.patience, now) {
+	if !s.held.spend(wait, s.b.bounds().Throttled, now) {
 		s.end(TooFast)
 		return false
 	}
@@ -168,13 +169,16 @@ func (s *session) SetReadDeadline(t time.Time) error { return s.out.SetReadDeadl
 // SetWriteDeadline does nothing; see outbox.
 func (s *session) SetWriteDeadline(time.Time) error { return nil }
 
-// notAfter returns when the first of the client's certificates ends.
+// notAfter returns when the first of the client's credentials ends.
 func (s *session) notAfter() time.Time {
 	var first time.Time
 	for _, cert := range s.tls.ConnectionState().PeerCertificates {
 		if first.IsZero() || cert.NotAfter.Before(first) {
 			first = cert.NotAfter
 		}
+	}
+	if until := s.until.Load(); until != nil && until.Before(first) {
+		return *until
 	}
 	return first
 }

@@ -1,0 +1,64 @@
+package broker
+
+import (
+	"fmt"
+	"time"
+
+	"levee/pki"
+	"levee/policies"
+)
+
+// grant is what policy allows a session. Another policy replaces it whole.
+type grant struct {
+	policy *policies.Policy // that it follows from
+	rights *policies.Rights
+	limits policies.Limits
+}
+
+// granted returns what policy allows an identity, false if it has no role there.
+func granted(p *policies.Policy, id pki.Identity) (*grant, bool) {
+	rights := p.Rights(id)
+	g := &grant{policy: p, rights: rights, limits: rights.Limits()}
+	return g, g.limits.MessagesPerSecond > 0
+}
+
+// identify completes TLS and finds out whose connection it is. The
+// configuration's VerifyConnection has judged the certificate already; it is
+// judged here again, for the identity, and so that nothing depends on how that
+// configuration came about.
+func (s *session) identify(timeout time.Duration) error {
+	_ = s.out.SetReadDeadline(time.Now().Add(timeout))
+	if err := s.tls.Handshake(); err != nil {
+		return fmt.Errorf("completing TLS: %w", err)
+	}
+	now := time.Now()
+	b := s.b
+	id, err := b.verifier.VerifyConnection(s.tls.ConnectionState(), pki.UsageClient, now)
+	if err != nil {
+		return err
+	}
+	if id.Site != b.site {
+		return fmt.Errorf("checking identity %s: %w", id, BadCertificate)
+	}
+	g, ok := granted(b.policy(), id)
+	if !ok {
+		return fmt.Errorf("checking identity %s: %w", id, NoRole)
+	}
+	s.identity, s.sender = id, id.Sender()
+	s.leaf = s.tls.ConnectionState().PeerCertificates[0]
+	until, began := b.bans.arrive(s.sender, g.policy.Broker(), now)
+	if began {
+		b.banned(s.sender, "it connects too often", until)
+	}
+	if !until.IsZero() {
+		return fmt.Errorf("checking identity %s: %w until %s", id, Banned, until.UTC().Format(time.RFC3339))
+	}
+	s.grant.Store(g)
+	s.account = b.registry.open(s.sender, g.limits, now)
+	s.known.Store(true)
+	// What came since was not asked, and did not see s.
+	if b.revocations.Revoked(id, s.leaf) {
+		return fmt.Errorf("checking identity %s: %w", id, Revoked)
+	}
+	return b.judgeAgain(s)
+}
