@@ -17,6 +17,7 @@ import (
 
 	"levee/internal/feed"
 	"levee/internal/provision"
+	"levee/internal/site"
 	"levee/pki"
 	"levee/test/alone"
 	"levee/test/processes"
@@ -44,6 +45,7 @@ type bank struct {
 	ids      map[pki.Role]pki.Identity // the first of each role
 	broker   string                    // address
 	balancer string                    // address
+	inv      provision.Inventory
 }
 
 // newBank provisions a site with one part of each role, short intervals, and
@@ -67,6 +69,7 @@ func newBank(t *testing.T, more ...func(*provision.Inventory)) *bank {
 	for _, add := range more {
 		add(&inv)
 	}
+	b.inv = inv
 	ids, err := provision.Apply(dir, inv, time.Now())
 	if err != nil {
 		t.Fatal(err)
@@ -79,6 +82,19 @@ func newBank(t *testing.T, more ...func(*provision.Inventory)) *bank {
 	b.configure(t, pki.RoleSensor, "interval: 5s", "interval: 1s\ndigest_interval: 3s")
 	b.configure(t, pki.RoleMonitor, "mode: act", "mode: act\nhold: 2s\ndigest_interval: 3s")
 	return b
+}
+
+// forgiving has the broker ban nobody, for tests that misbehave again and again.
+// Provisioning carries the policy into the bundles and signs for it.
+func (b *bank) forgiving(t *testing.T) {
+	t.Helper()
+	file := filepath.Join(b.layout.Authority(), "melb", site.FilePolicy)
+	processes.Edit(t, file, "offences: 5 ", "offences: 1000000 ")
+	processes.Edit(t, file, "connects: 30 ", "connects: 1000000 ")
+	processes.Edit(t, file, "failures: 120 ", "failures: 1000000 ")
+	if _, err := provision.Apply(b.dir, b.inv, time.Now()); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // configure edits a part's configuration file.

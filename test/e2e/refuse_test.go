@@ -35,6 +35,7 @@ func newArena(t *testing.T) *arena {
 			Sensors: []provision.Sensor{{Name: "web-1"}},
 		})
 	})
+	b.forgiving(t)
 	a := &arena{bank: b, process: b.daemon(t, pki.RoleBroker)}
 	a.process.awaitLog(t, 0, entry{"msg": "broker listens"})
 	a.tap, a.fence = b.tap(t), b.fence(t, "web-3")
