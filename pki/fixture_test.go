@@ -161,9 +161,11 @@ func files(t testing.TB, key crypto.Signer, certs ...*x509.Certificate) (keyFile
 	t.Helper()
 	directory := t.TempDir()
 	keyFile, chainFile = filepath.Join(directory, "key.pem"), filepath.Join(directory, "chain.pem")
-	if err := ca.WriteKey(keyFile, key, nil); err != nil {
+	keyPEM, err := pki.MarshalKey(key)
+	if err != nil {
 		t.Fatal(err)
 	}
+	write(t, keyFile, keyPEM)
 	write(t, chainFile, pki.MarshalCertificates(certs...))
 	return keyFile, chainFile
 }

@@ -3,11 +3,11 @@ package pki
 import (
 	"crypto"
 	"crypto/ecdsa"
-	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -106,7 +106,8 @@ func (s *Store) reload(now time.Time) error {
 
 // Replace keeps the renewed credential of key and chain (PEM, as LoadCredential
 // reads them) on disk, at once or not at all, and uses it from then on. On an
-// error the store keeps what it has, and so does the disk.
+// error the store keeps what it has, and NextKey its key; the disk may hold the
+// one or the other.
 func (s *Store) Replace(key, chain []byte) error {
 	if s.renewedFile == "" {
 		return errors.New("replacing credential: this one is not renewed")
@@ -133,7 +134,8 @@ func (s *Store) Replace(key, chain []byte) error {
 	if err := s.reload(now); err != nil {
 		return err
 	}
-	// One that stays is of no harm: NextKey knows that it is in use.
+	// One that stays is of no harm: NextKey knows that it is in use, and Sweep
+	// removes it.
 	_ = durable.Remove(s.nextKeyFile())
 	return nil
 }
@@ -152,7 +154,8 @@ func (s *Store) nextKeyFile() string {
 // NextKey returns the key to ask for the next credential with: the same until
 // Replace has succeeded or ForgetNextKey gives it up, through restarts as well.
 // An answer that was lost can then be asked for again. It is on disk before it
-// is returned, and one that cannot be read is replaced by a new one.
+// is returned. What holds no key of ours is replaced by a new one; where the
+// reading itself fails there may be one, and that is an error.
 func (s *Store) NextKey() (crypto.Signer, error) {
 	if s.renewedFile == "" {
 		return nil, errors.New("making the next key: this credential is not renewed")
@@ -163,14 +166,17 @@ func (s *Store) NextKey() (crypto.Signer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making the next key: %w", err)
 	}
-	if kept, err := ReadKey(s.nextKeyFile()); err == nil && fitsRole(kept, key) && !samePublic(kept, s.Current().leaf.PublicKey) {
+	kept, err := ReadKey(s.nextKeyFile())
+	switch failed := (*fs.PathError)(nil); {
+	case err == nil && fitsRole(kept, key) && !samePublic(kept, s.Current().leaf.PublicKey):
 		return kept, nil
+	case errors.As(err, &failed) && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission):
+		return nil, fmt.Errorf("reading the next key: %w", err)
 	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
+	b, err := MarshalKey(key)
 	if err != nil {
 		return nil, fmt.Errorf("making the next key: %w", err)
 	}
-	b := pem.EncodeToMemory(&pem.Block{Type: pemPrivateKey, Bytes: der})
 	if err := durable.WriteFile(s.nextKeyFile(), b, 0o600); err != nil {
 		return nil, fmt.Errorf("keeping the next key: %w", err)
 	}
@@ -186,6 +192,34 @@ func (s *Store) ForgetNextKey() error {
 	defer s.replacing.Unlock()
 	if err := durable.Remove(s.nextKeyFile()); err != nil {
 		return fmt.Errorf("forgetting the next key: %w", err)
+	}
+	return nil
+}
+
+// Sweep removes what a renewal that was cut short left: copies of keys that
+// nobody needs. Only whoever renews this credential may call it.
+func (s *Store) Sweep() error {
+	if s.renewedFile == "" {
+		return nil
+	}
+	s.replacing.Lock()
+	defer s.replacing.Unlock()
+	if kept, err := ReadKey(s.nextKeyFile()); err == nil && samePublic(kept, s.Current().leaf.PublicKey) {
+		if err := durable.Remove(s.nextKeyFile()); err != nil {
+			return fmt.Errorf("sweeping: %w", err)
+		}
+	}
+	dir := filepath.Dir(s.renewedFile)
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("sweeping: %w", err)
+	}
+	for _, e := range entries {
+		if of, ok := durable.Leftover(e.Name()); ok && (of == fileNextKey || of == filepath.Base(s.renewedFile)) {
+			if err := durable.Remove(filepath.Join(dir, e.Name())); err != nil {
+				return fmt.Errorf("sweeping: %w", err)
+			}
+		}
 	}
 	return nil
 }

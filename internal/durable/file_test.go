@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"testing"
 
 	"levee/internal/durable"
@@ -100,6 +102,64 @@ func TestCreateFile(t *testing.T) {
 	}
 	if err := durable.CreateFile(link, []byte("x"), 0o600); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("created through a link: %v", err)
+	}
+}
+
+func TestWriteNew(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "f")
+	if err := durable.WriteNew(path, []byte("first"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(path); err != nil || runtime.GOOS != "windows" && info.Mode() != 0o600 {
+		t.Errorf("%v, %v", info.Mode(), err)
+	}
+	if err := durable.WriteNew(path, []byte("second"), 0o600); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("written over another: %v", err)
+	}
+	if b, err := os.ReadFile(path); string(b) != "first" || err != nil {
+		t.Errorf("holds %q, %v", b, err)
+	}
+	if err := os.Symlink(filepath.Join(dir, "elsewhere"), filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	if err := durable.WriteNew(filepath.Join(dir, "link"), []byte("x"), 0o600); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("written through a link: %v", err)
+	}
+	if err := durable.WriteNew(filepath.Join(dir, "missing", "f"), []byte("x"), 0o600); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("into a directory that is missing: %v", err)
+	}
+	if got := names(t, dir); !slices.Equal(got, []string{"f", "link"}) {
+		t.Errorf("left behind: %v", got)
+	}
+}
+
+// Of two that make the same file at once, one wins, and the other learns of it.
+func TestWriteNewAtOnce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f")
+	const writers = 8
+	errs := make(chan error, writers)
+	for range writers {
+		go func() { errs <- durable.WriteNew(path, []byte("x"), 0o600) }()
+	}
+	won := 0
+	for range writers {
+		if err := <-errs; err == nil {
+			won++
+		} else if !errors.Is(err, fs.ErrExist) {
+			t.Error(err)
+		}
+	}
+	if won != 1 {
+		t.Errorf("%d wrote the one file", won)
+	}
+}
+
+func TestLeftover(t *testing.T) {
+	for name, of := range map[string]string{".tls.key-123": "tls.key", ".a-1-2": "a-1", "tls.key-123": "", ".tls.key": "", ".tls.key-": "", ".-1": "", ".tls.key-1x": ""} {
+		if got, ok := durable.Leftover(name); got != of || ok != (of != "") {
+			t.Errorf("%s is of %q, %v", name, got, ok)
+		}
 	}
 }
 

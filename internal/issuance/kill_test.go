@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"levee/pki"
-	"levee/pki/ca"
 )
 
 // childOf tells a copy of this test which directory to work in.
@@ -34,7 +33,9 @@ func TestKilled(t *testing.T) {
 	c := w.config(path)
 	cert, _ := w.leaf(identity("melb", pki.RoleSensor, "web-1"))
 	w.must(os.WriteFile(filepath.Join(dir, "certs.pem"), pki.MarshalCertificates(w.root.Certificate, c.Issuer, cert), 0o600))
-	w.must(ca.WriteKey(filepath.Join(dir, "ca.key"), c.Key, nil))
+	key, err := pki.MarshalKey(c.Key)
+	w.must(err)
+	w.must(os.WriteFile(filepath.Join(dir, "ca.key"), key, 0o600))
 	var acknowledged []string
 	for round := range 8 {
 		cmd := exec.Command(os.Args[0], "-test.run=^TestKilled$", "-test.count=1")

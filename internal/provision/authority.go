@@ -242,7 +242,7 @@ func (r *run) openSiteKey(name string) (keys.SiteKey, error) {
 	if key, err = keys.NewSiteKey(name); err != nil {
 		return keys.SiteKey{}, err
 	}
-	return key, r.write(path, secret, func() ([]byte, error) { return keys.EncodeSite(key), nil })
+	return key, r.create(path, secret, func() ([]byte, error) { return keys.EncodeSite(key), nil })
 }
 
 // newestDocument returns the site document with the highest number that was

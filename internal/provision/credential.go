@@ -122,7 +122,7 @@ func (r *run) giveAuthority(d *deployer, id pki.Identity) error {
 	if !r.config.Unsealed && keyState(own) != KeyPlain {
 		r.sealing(SecretIssuer)
 	}
-	return r.write(path, secret, func() ([]byte, error) {
+	return r.create(path, secret, func() ([]byte, error) {
 		text, err := durable.ReadFile(own, seal.MaxSealed)
 		if err != nil || !seal.Is(text) {
 			return text, err

@@ -3,7 +3,6 @@ package provision
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -14,7 +13,7 @@ import (
 	"time"
 
 	"levee/internal/config"
-	"levee/test/programs"
+	"levee/test/faults"
 )
 
 // applyIn is the environment variable that turns this test binary into a run of
@@ -23,9 +22,6 @@ const applyIn = "LEVEE_TEST_APPLY_IN"
 
 // applyAt is the time of that run.
 const applyAt = "LEVEE_TEST_APPLY_AT"
-
-// everyFault is the environment variable that leaves no operation out: minutes.
-const everyFault = "LEVEE_TEST_EVERY_FAULT"
 
 // TestApplyHere is the process that the faults are injected into. Its file
 // operations come from one thread, so that the nth is the same one each time.
@@ -53,62 +49,20 @@ func TestApplyHere(t *testing.T) {
 // certificate that was in a bundle stays, and is in the journal.
 func TestFaults(t *testing.T) {
 	t.Parallel()
-	strace := programs.Need(t, "strace", "apt-get install strace")
-	self, err := os.Executable()
+	text, err := config.Encode(tiny())
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, call := range []string{"mkdirat", "openat", "write", "pwrite64", "fchmod", "fsync", "renameat", "unlinkat"} {
-		for _, fault := range []string{"error=EIO", "error=ENOSPC", "signal=SIGKILL"} {
-			if fault == "error=ENOSPC" && call != "write" && call != "pwrite64" {
-				continue
-			}
-			t.Run(call+" "+fault, func(t *testing.T) {
-				t.Parallel()
-				injected := 0
-				for n := 1; ; n += stride(call) {
-					root := t.TempDir()
-					dir, trace := filepath.Join(root, "bank"), filepath.Join(root, "trace")
-					text, err := config.Encode(tiny())
-					if err != nil {
-						t.Fatal(err)
-					}
-					write(t, filepath.Join(root, FileInventory), text)
-					cmd := exec.Command(strace, "-f", "-qq", "-o", trace, "-e", "trace="+call, "-e", fmt.Sprintf("inject=%s:%s:when=%d", call, fault, n),
-						self, "-test.run=^TestApplyHere$")
-					cmd.Env = append(os.Environ(), applyIn+"="+dir, applyAt+"="+noon.Format(time.RFC3339))
-					out, err := cmd.CombinedOutput()
-					seen := read(t, trace)
-					if !bytes.Contains(seen, []byte("INJECTED")) && !bytes.Contains(seen, []byte("killed by SIGKILL")) {
-						if err != nil {
-							t.Fatalf("without a fault: %v\n%s", err, out)
-						}
-						break
-					}
-					injected++
-					repaired(t, fmt.Sprintf("%s of %d", fault, n), dir)
-				}
-				if injected == 0 && call != "unlinkat" {
-					t.Errorf("no %s was seen", call)
-				}
-			})
-		}
-	}
-}
-
-// stride keeps the whole short: of each kind of operation every so
-// manyth.
-func stride(call string) int {
-	switch {
-	case os.Getenv(everyFault) != "":
-		return 1
-	case call == "openat": // most only read
-		return 291
-	case call == "renameat": // where a file comes to be
-		return 29
-	default:
-		return 67
-	}
+	calls := map[string]int{"mkdirat": 67, "openat": 291, "write": 67, "pwrite64": 67, "fchmod": 67, "fsync": 67,
+		"linkat": 13, "renameat": 29, "unlinkat": 13} // most of openat only read
+	faults.Each(t, calls, func(t *testing.T) (*exec.Cmd, func(string)) {
+		root := t.TempDir()
+		dir := filepath.Join(root, "bank")
+		write(t, filepath.Join(root, FileInventory), text)
+		cmd := exec.Command(os.Args[0], "-test.run=^TestApplyHere$")
+		cmd.Env = append(os.Environ(), applyIn+"="+dir, applyAt+"="+noon.Format(time.RFC3339))
+		return cmd, func(after string) { repaired(t, after, dir) }
+	})
 }
 
 // repaired runs Apply again on what a fault left.

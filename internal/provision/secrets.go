@@ -95,7 +95,7 @@ func belongs(path string, key crypto.Signer, cert *x509.Certificate) error {
 // deployer said otherwise.
 func (r *run) makeAuthorityKey(path string, whose Secret, newKey func() (crypto.Signer, error)) (key crypto.Signer, err error) {
 	r.sealing(whose)
-	err = r.write(path, secret, func() ([]byte, error) {
+	err = r.create(path, secret, func() ([]byte, error) {
 		if key, err = newKey(); err != nil {
 			return nil, err
 		}

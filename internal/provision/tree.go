@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -114,18 +113,28 @@ func (r *run) directory(path string) error {
 	return os.MkdirAll(path, 0o700)
 }
 
-// write is where every file comes from.
+// write puts a file where there may be one, which it replaces.
 func (r *run) write(path string, mode os.FileMode, content func() ([]byte, error), detail ...string) error {
 	action := Make
 	if exists(path) {
 		action = Replace
 	}
+	return r.put(action, durable.WriteFile, path, mode, content, detail...)
+}
+
+// create is where every private key comes from: it never takes the place of
+// anything, whatever came there while a passphrase was asked for.
+func (r *run) create(path string, mode os.FileMode, content func() ([]byte, error)) error {
+	return r.put(Make, durable.WriteNew, path, mode, content)
+}
+
+func (r *run) put(action Action, write func(string, []byte, os.FileMode) error, path string, mode os.FileMode, content func() ([]byte, error), detail ...string) error {
 	if !r.dry {
 		b, err := content()
 		if err != nil {
 			return err
 		}
-		if err := durable.WriteFile(path, b, mode); err != nil {
+		if err := write(path, b, mode); err != nil {
 			return err
 		}
 	}
@@ -138,7 +147,7 @@ func (r *run) createMissing(path string, mode os.FileMode, content func() ([]byt
 	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return r.write(path, mode, content)
+	return r.create(path, mode, content)
 }
 
 // keep writes b unless path holds it already. A secret that others may read is
@@ -152,9 +161,6 @@ func (r *run) keep(path string, mode os.FileMode, b []byte, detail ...string) er
 	return r.write(path, mode, func() ([]byte, error) { return b, nil }, detail...)
 }
 
-// leftover is the name of a file that durable.WriteFile did not finish.
-var leftover = regexp.MustCompile(`^\.(.+)-[0-9]+$`)
-
 // sweep removes from dir what runs that were cut short left of the files that
 // they were writing: parts of them, or a whole key that nobody uses.
 func (r *run) sweep(dir string) error {
@@ -166,8 +172,8 @@ func (r *run) sweep(dir string) error {
 		return err
 	}
 	for _, e := range entries {
-		name := leftover.FindStringSubmatch(e.Name())
-		if name == nil || !e.Type().IsRegular() || !written(name[1]) {
+		of, ok := durable.Leftover(e.Name())
+		if !ok || !e.Type().IsRegular() || !written(of) {
 			continue
 		}
 		path := filepath.Join(dir, e.Name())

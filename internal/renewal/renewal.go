@@ -86,6 +86,9 @@ func New(c Config) (*Renewal, error) {
 
 // Run renews until ctx ends.
 func (r *Renewal) Run(ctx context.Context) {
+	if err := r.config.Store.Sweep(); err != nil {
+		r.config.Log.Warn("what an earlier renewal left is not removed", slog.Any("error", err))
+	}
 	for {
 		r.step(ctx, time.Now())
 		select {

@@ -235,7 +235,11 @@ func TestRevokedBroker(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	if err := ca.WriteKey(filepath.Join(dir, "key"), key, nil); err != nil {
+	keyPEM, err := pki.MarshalKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "key"), keyPEM, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "chain"), pki.MarshalCertificates(leaf, machines.Certificate), 0o600); err != nil {

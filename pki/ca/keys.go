@@ -6,6 +6,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"errors"
+	"fmt"
 
 	"levee/pki"
 	"levee/pki/seal"
@@ -28,6 +29,22 @@ func SealKey(key crypto.Signer, passphrase seal.Passphrase) ([]byte, error) {
 		return nil, err
 	}
 	return seal.Seal(plain, passphrase, purpose)
+}
+
+// OpenKey reads a file that holds what SealKey or pki.MarshalKey returned: of
+// mode 0600 or stricter, ours or root's. ask is called if the file is sealed,
+// and only then; nil refuses sealed files. A file that is missing is
+// fs.ErrNotExist.
+func OpenKey(path string, ask func() (seal.Passphrase, error)) (crypto.Signer, error) {
+	data, err := pki.ReadPrivate(path, seal.MaxSealed)
+	if err != nil {
+		return nil, fmt.Errorf("reading private key: %w", err)
+	}
+	key, err := parseKey(data, ask)
+	if err != nil {
+		return nil, fmt.Errorf("reading private key %s: %w", path, err)
+	}
+	return key, nil
 }
 
 // purpose is what keys are sealed for.

@@ -91,7 +91,9 @@ func (c *town) issuerBundle(begin time.Time, extra string) string {
 	if err := os.Remove(path + ".key"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		c.t.Fatal(err)
 	}
-	c.must(ca.WriteKey(path+".key", a.Signer, nil))
+	key, err := pki.MarshalKey(a.Signer)
+	c.must(err)
+	c.must(os.WriteFile(path+".key", key, 0o600))
 	c.must(os.WriteFile(path+".pem", pki.MarshalCertificates(a.Certificate), 0o644))
 	return file
 }
