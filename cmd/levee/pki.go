@@ -13,6 +13,6 @@ func pkiCommand() *cobra.Command {
 	}
 	cmd.AddCommand(initCommand(), planCommand(), applyCommand(), listCommand(), inspectCommand(), verifyBundleCommand(),
 		csrCommand(), signIssuerCommand(), acceptCommand(), renewCommand(), revokeCommand(),
-		readmitCommand(), tokenCommand(), exportCommand())
+		readmitCommand(), tokenCommand(), joinCommand(), exportCommand())
 	return cmd
 }

@@ -205,17 +205,18 @@ Exit codes: 0 readmitted, 1 the issuer was not reached, 2 wrong usage, 3 the iss
 
 func tokenCommand() *cobra.Command {
 	o := ordering{life: issuance.MaxOrderLife}
-	var request string
+	var request, key string
 	cmd := &cobra.Command{
 		Use:   "token SITE/ROLE/NAME",
 		Short: "sign a one-time token with which a machine enrols",
 		Long: `Sign a token with which the holder of one key, and nobody else, gets its first
-certificate from the issuer, once, within fifteen minutes. --request is the
-machine's certificate request (PKCS#10, PEM or DER): its key is what the token is
-bound to, and its names mean nothing.
+certificate from the issuer, once, within fifteen minutes. The key is the one that
+levee pki join showed on that machine (--key), or that of a certificate request
+(--request, PKCS#10, PEM or DER; its names mean nothing). A request that somebody
+carried could have been swapped: with both, they must agree.
 
-Exit codes: 0 signed, 1 failed, 2 wrong usage.`,
-		Example: "  levee pki token --bundle ann melb/sensor/web-9 --request web-9.csr --to web-9.token --reason 'new server'",
+Exit codes: 0 signed, 1 failed, 2 wrong usage, 3 the request is for another key.`,
+		Example: "  levee pki token --bundle ann melb/sensor/web-9 --key KEY --to web-9.token --reason 'new server'",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
 				return usage(errors.New("for whom? levee pki token SITE/ROLE/NAME"))
@@ -223,18 +224,14 @@ Exit codes: 0 signed, 1 failed, 2 wrong usage.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if request == "" || o.to == "" {
-				return usage(errors.New("give --request FILE and --to FILE"))
+			if request == "" && key == "" || o.to == "" {
+				return usage(errors.New("give --key KEY or --request FILE, and --to FILE"))
 			}
-			text, err := durable.ReadFile(request, maxCarried)
+			spki, err := keyOf(request, key)
 			if err != nil {
 				return err
 			}
-			asked, err := ca.ParseRequest(derOf(text, "CERTIFICATE REQUEST"))
-			if err != nil {
-				return fmt.Errorf("%s: %w", request, err)
-			}
-			o.order.Targets, o.order.SPKI = args, issuance.SPKIText(asked.RawSubjectPublicKeyInfo)
+			o.order.Targets, o.order.SPKI = args, spki
 			statement, _, err := o.sign(issuance.Join, time.Now())
 			if err != nil {
 				return err
@@ -247,9 +244,31 @@ Exit codes: 0 signed, 1 failed, 2 wrong usage.`,
 		},
 	}
 	o.add(cmd)
+	cmd.Flags().StringVar(&key, "key", "", "the machine's `key`, 43 characters, as levee pki join shows it")
 	cmd.Flags().StringVar(&request, "request", "", "the machine's certificate request, a `file`")
 	cmd.Flags().StringVar(&o.to, "to", "", "the `file` to write the token to")
 	return cmd
+}
+
+// keyOf returns the key that a token is for: as it was shown, or that of the
+// request in a file.
+func keyOf(request, shown string) (string, error) {
+	if request == "" {
+		return shown, nil // whether it is one, sign asks
+	}
+	text, err := durable.ReadFile(request, maxCarried)
+	if err != nil {
+		return "", err
+	}
+	asked, err := ca.ParseRequest(derOf(text, "CERTIFICATE REQUEST"))
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", request, err)
+	}
+	spki := issuance.SPKIText(asked.RawSubjectPublicKeyInfo)
+	if shown != "" && shown != spki {
+		return "", failure{exitVerification, fmt.Errorf("%s is for key %s: somebody swapped it, or it is another machine's", request, spki)}
+	}
+	return spki, nil
 }
 
 func renewCommand() *cobra.Command {

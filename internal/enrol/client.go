@@ -114,13 +114,17 @@ func (c *Client) Reenroll(ctx context.Context, request []byte) (leaf, issuer *x5
 	return leaf, issuer, nil
 }
 
-// Join asks for a first certificate, with the token that a person signed for
-// the key of request.
+// enrolment is the body of a request to join (docs/issuing.md, section 3).
+type enrolment struct {
+	CSR   string `json:"csr"`   // base64
+	Token string `json:"token"` // base64url without padding
+}
+
+// Join asks for a first certificate for the key of request (the DER of a
+// PKCS#10), with token, the order that a person signed for that key, and returns
+// leaf and issuer. Asking again with the same two gets the same certificate.
 func (c *Client) Join(ctx context.Context, request, token []byte) (leaf, issuer *x509.Certificate, err error) {
-	body, err := json.Marshal(struct {
-		CSR   string `json:"csr"`
-		Token string `json:"token"`
-	}{base64.StdEncoding.EncodeToString(request), string(token)})
+	body, err := json.Marshal(enrolment{base64.StdEncoding.EncodeToString(request), base64.RawURLEncoding.EncodeToString(token)})
 	if err != nil {
 		return nil, nil, fmt.Errorf("joining: %w", err)
 	}

@@ -1,19 +1,19 @@
-// Package export hands an identity on to foreign MQTT clients: it writes the
-// certificates, the key, the options files of Debian's mosquitto clients, and
-// a page that says what any other client of MQTT 3.1.1 must be told.
+// Package export hands a bundle on in another form. For foreign MQTT clients it
+// writes the certificates, the key, the options files of Debian's mosquitto
+// clients, and a page that says what any other client of MQTT 3.1.1 must be
+// told. For a machine that joins it writes the bundle without key and certificate.
 //
 // It guarantees that what it writes comes from one bundle whose parts belong
 // together and whose certificate is valid now, that it is there whole or not at
 // all, for its owner's eyes alone, and that nothing that lay there is written
-// over. It hands on people and guests: any other machine has one session, which a
-// second client with its key would end.
+// over. Keys of certificates are those of people and guests: any other machine has
+// one session, which a second client with its key would end.
 //
 // A foreign client verifies the broker's certificate and nothing else: no
 // signature, no MAC, no digest. The key that it is given is not encrypted.
 package export
 
 import (
-	"crypto"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -111,7 +111,6 @@ type subject struct {
 	trust      *site.Trust
 	credential *pki.Credential
 	key        []byte // PEM of the credential's key
-	private    crypto.Signer
 	id         pki.Identity
 	rights     *policies.Rights
 	clientID   string
@@ -138,11 +137,11 @@ func openBundle(o Options, now time.Time) (*subject, error) {
 	if err != nil {
 		return nil, err
 	}
-	keyFile, chainFile := filepath.Join(o.Bundle, site.FileKey), filepath.Join(o.Bundle, site.FileChain)
-	credential, err := pki.LoadCredential(keyFile, chainFile)
+	store, err := pki.OpenRenewable(filepath.Join(o.Bundle, site.FileKey), filepath.Join(o.Bundle, site.FileChain), renewedFile(o.Bundle), trust.Verifier)
 	if err != nil {
 		return nil, fmt.Errorf("opening bundle %s: %w", o.Bundle, err)
 	}
+	credential := store.Current()
 	if end := credential.Leaf().NotAfter; now.After(end) {
 		return nil, fmt.Errorf("the certificate of %s expired on %s: fetch a new bundle from the deployer, then export again",
 			credential.Leaf().Subject.CommonName, end.UTC().Format(time.RFC3339))
@@ -158,20 +157,11 @@ func openBundle(o Options, now time.Time) (*subject, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The bytes are read once more than LoadCredential did: they must still be
-	// the key of that certificate.
-	key, err := durable.ReadFile(keyFile, 4<<10)
+	key, _, err := pki.MarshalCredential(credential.Signer(), credential.Leaf(), credential.Issuer())
 	if err != nil {
-		return nil, err
-	}
-	if _, err := pki.ParseCredential(key, pki.MarshalCertificates(credential.Leaf(), credential.Issuer())); err != nil {
 		return nil, fmt.Errorf("opening bundle %s: %w", o.Bundle, err)
 	}
-	private, err := pki.ReadKey(keyFile)
-	if err != nil {
-		return nil, err
-	}
-	s := &subject{trust: trust, credential: credential, key: key, private: private, id: id, rights: trust.Policy.Rights(id), clientID: clientID(id, n)}
+	s := &subject{trust: trust, credential: credential, key: key, id: id, rights: trust.Policy.Rights(id), clientID: clientID(id, n)}
 	if id.Role.Class() == pki.ClassPerson {
 		s.other = clientID(id, (n+Sessions-1)%Sessions)
 	}
@@ -184,6 +174,10 @@ func openBundle(o Options, now time.Time) (*subject, error) {
 	}
 	return s, nil
 }
+
+// renewedFile is where levee pki renew keeps a guest's newer credential: no
+// configuration file says otherwise. People's certificates are not renewed.
+func renewedFile(bundle string) string { return filepath.Join(bundle, "state", site.FileRenewed) }
 
 // session returns the number of the session asked for, 0 for guests.
 func session(id pki.Identity, asked *int) (int, error) {
@@ -333,7 +327,7 @@ func fill(dir string, files map[string][]byte) error {
 			return err
 		}
 		mode := os.FileMode(0o644)
-		if name == FileKey || name == FilePKCS12 {
+		if name == FileKey || name == FilePKCS12 || name == site.FileKeys {
 			mode = 0o600
 		}
 		if err := durable.CreateFile(path, content, mode); err != nil {

@@ -28,12 +28,18 @@ var noon = time.Date(2026, 3, 2, 12, 0, 0, 0, time.UTC)
 
 func bank(t *testing.T) provision.Layout {
 	t.Helper()
+	return bankOf(t, noon)
+}
+
+// bankOf returns one that was made at another time.
+func bankOf(t *testing.T, made time.Time) provision.Layout {
+	t.Helper()
 	dir := filepath.Join(t.TempDir(), "bank")
-	apply(t, dir)
+	apply(t, dir, made)
 	return provision.Layout{Dir: dir}
 }
 
-func apply(t *testing.T, dir string) {
+func apply(t *testing.T, dir string, now time.Time) {
 	t.Helper()
 	inv := provision.Inventory{TrustDomain: "bank.example", Sites: []provision.Site{{
 		Name: "melb", Networks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("fd00::/64")},
@@ -48,7 +54,7 @@ func apply(t *testing.T, dir string) {
 		People: []provision.Person{{Role: pki.RoleOperator, Name: "ann"}, {Role: pki.RoleViewer, Name: "vera"},
 			{Role: pki.RoleAuditor, Name: "otto"}},
 	}}}
-	if _, err := provision.Apply(dir, inv, noon); err != nil {
+	if _, err := provision.Apply(dir, inv, now); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -235,7 +241,7 @@ func TestPolicyOfTheBundle(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(l.Authority(), "melb", site.FilePolicy), []byte(text[:at]+viewer), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	apply(t, l.Dir)
+	apply(t, l.Dir, noon)
 	out := filepath.Join(t.TempDir(), "out")
 	r, err := Mosquitto(Options{Bundle: l.Bundle(identity(pki.RoleViewer, "vera")), Out: out}, noon)
 	if err != nil {

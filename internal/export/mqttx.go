@@ -122,7 +122,11 @@ func PKCS12(o Options, now time.Time) (*Result, pkcs12.Passphrase, error) {
 	if err != nil {
 		return nil, pkcs12.Passphrase{}, err
 	}
-	file, passphrase, err := pkcs12.Encode(s.private, s.credential.Leaf(), s.credential.Issuer())
+	private, err := pki.ParseKey(s.key)
+	if err != nil {
+		return nil, pkcs12.Passphrase{}, fmt.Errorf("%s: %w", s.id.Sender(), err)
+	}
+	file, passphrase, err := pkcs12.Encode(private, s.credential.Leaf(), s.credential.Issuer())
 	if err != nil {
 		return nil, pkcs12.Passphrase{}, fmt.Errorf("%s: %w", s.id.Sender(), err)
 	}
