@@ -3,17 +3,17 @@
 // answers from it at once.
 //
 // It guarantees that what it applies was signed by a certificate of role issuer
-// of that very site, that a list never makes way for one of a lower number, or
-// for another one of the same number, and that both hold across restarts: the
-// newest list is kept on disk as it was signed, and verified again when it is
-// read. Whoever asks while a list is applied gets the answer of the old list or
-// of the new one.
+// of that very site, with the key that the site document pins for it, that a
+// list never makes way for one of a lower number, or for another one of the same
+// number, and that both hold across restarts: the newest list is kept on disk as
+// it was signed, and verified again when it is read. Whoever asks while a list is
+// applied gets the answer of the old list or of the new one.
 //
 // It does not guarantee that it knows everything: whoever stands in between can
 // withhold lists. So it says how old the newest is, and raises an alarm once it
 // is stale; it stops nothing by itself. It believes what the issuer says, also
-// of the issuer itself. Whoever holds the site's machine CA can make an issuer,
-// unless the site document pins the key of the true one.
+// of the issuer itself. Where the site document pins no issuer it believes
+// nobody: whoever holds the site's machine CA can make one.
 package revocation
 
 import (

@@ -163,9 +163,11 @@ func TestPinnedIssuer(t *testing.T) {
 	b := newBank(t, noon)
 	p := newPart(t, b)
 	issuer, minted := b.issue(issuer1, noon), b.issue(issuer1, noon)
+	other := b.issue(identity("melb", pki.RoleIssuer, "issuer-2"), noon)
 	p.config.Document = &pins{sender: issuer1.Sender(), spki: pki.SPKIHash(issuer.leaf)}
 	s := p.open(t, noon)
-	refused(t, s, b.sign(minted, topic, payload(1, noon), noon), noon, envelope.BadPin, "pins")
+	refused(t, s, b.sign(minted, topic, payload(1, noon), noon), noon, envelope.BadPin, "does not pin for melb/issuer/issuer-1")
+	refused(t, s, b.sign(other, "melb/bank_server/revocations/issuer-2", payload(1, noon), noon), noon, envelope.BadPin, "does not pin for melb/issuer/issuer-2")
 	apply(t, s, b.sign(issuer, topic, payload(1, noon), noon), noon)
 }
 

@@ -42,8 +42,10 @@ func (s *Set) verify(raw []byte) (*list, error) {
 	if err != nil {
 		return nil, refuse(envelope.ReasonOf(err), "its signature is not that of "+topic.Sender())
 	}
-	if match, pinned := s.config.Document.Pinned(id.Sender(), leaf); pinned && !match {
-		return nil, refuse(envelope.BadPin, "it is signed with another key than the site document pins for "+id.Sender())
+	// An issuer that is not pinned is none: whoever holds the machine CA makes
+	// issuers of any name.
+	if match, _ := s.config.Document.Pinned(id.Sender(), leaf); !match {
+		return nil, refuse(envelope.BadPin, "it is signed with a key that the site document does not pin for "+id.Sender())
 	}
 	var payload wire.Revocations
 	if err := wire.DecodeExact(m.Payload, &payload); err != nil {

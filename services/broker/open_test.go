@@ -19,6 +19,7 @@ import (
 	"levee/internal/clocks"
 	"levee/internal/metrics"
 	"levee/internal/provision"
+	"levee/internal/site"
 	"levee/pki"
 	"levee/pki/ca"
 	"levee/pki/revocation"
@@ -45,6 +46,7 @@ func newIssued(t *testing.T) *issued {
 		Name: "melb", Networks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
 		Brokers: []provision.Broker{{Name: "b1", Listen: address, Address: address}}, Recorder: "rec-1",
 		Sensors: []provision.Sensor{{Name: "web-1"}}, Monitors: []provision.Monitor{{Name: "m1"}}, Controllers: []provision.Controller{{Name: "lb-1"}},
+		Issuers: []provision.Issuer{{Name: issuer1.Name, Listen: "127.0.0.1:1", Address: "127.0.0.1:1"}},
 	}}}, now)
 	if err != nil {
 		t.Fatal(err)
@@ -62,7 +64,11 @@ func newIssued(t *testing.T) *issued {
 	if err != nil {
 		t.Fatal(err)
 	}
-	i.bank = bank{t: t, now: now, root: ca.Issuer{Certificate: root}, credentials: map[string]tls.Certificate{},
+	pinned, err := pki.LoadCredential(filepath.Join(i.layout.Bundle(issuer1), site.FileKey), filepath.Join(i.layout.Bundle(issuer1), site.FileChain))
+	if err != nil {
+		t.Fatal(err)
+	}
+	i.bank = bank{t: t, now: now, root: ca.Issuer{Certificate: root}, credentials: map[string]tls.Certificate{issuer1.URI(): pinned.TLS()},
 		authorities: map[pki.Authority]ca.Issuer{{TrustDomain: trustDomain, Site: "melb", Class: pki.ClassMachine}: {Certificate: cert, Signer: key}}}
 	return i
 }
