@@ -89,7 +89,7 @@ Carry each bundle to where it is needed, then start its part there:
 `, pki.RoleBroker, filepath.Join(a.Out, "authority"), kept)
 	for _, s := range a.Inventory.Sites {
 		if len(s.Brokers) > 1 {
-			fmt.Fprintf(&text, "Site %s has %d brokers. They do not exchange messages, and in this version a part uses one at a time:\nrun one, and the next when it is gone for good.\n", s.Name, len(s.Brokers))
+			fmt.Fprintf(&text, "Site %s has %d brokers, which exchange no messages: run them all, within reach of every part but sensors and people,\nwho use one at a time.\n", s.Name, len(s.Brokers))
 		}
 	}
 	if a.Inventory.Evaluation {

@@ -140,7 +140,7 @@ func watchCommand() *cobra.Command {
 			go func() { // who may read little waits long for the first line
 				select {
 				case <-s.Ready():
-					fmt.Fprintf(cmd.ErrOrStderr(), "connected as %s; may read %s\n", bundle.Identity.Sender(), strings.Join(bundle.Policy.Rights(bundle.Identity).Subscriptions(), " "))
+					fmt.Fprintf(cmd.ErrOrStderr(), "connected as %s%s; may read %s\n", bundle.Identity.Sender(), whichBroker(s.Brokers()), strings.Join(bundle.Policy.Rights(bundle.Identity).Subscriptions(), " "))
 				case <-ctx.Done():
 				}
 			}()
@@ -157,6 +157,17 @@ func watchCommand() *cobra.Command {
 	cmd.Flags().BoolVar(&asJSON, "json", false, "one JSON object a line")
 	cmd.Flags().IntVar(&count, "count", 0, "stop after so many lines; 0 means never")
 	return cmd
+}
+
+// whichBroker says which of several brokers a person is connected to: the
+// readings of the others' sensors do not pass there.
+func whichBroker(brokers map[string]bool) string {
+	for name, connected := range brokers {
+		if connected && len(brokers) > 1 {
+			return fmt.Sprintf(" at %s, one of %d brokers: readings of the others' sensors are not shown", name, len(brokers))
+		}
+	}
+	return ""
 }
 
 // watchSession opens a session that shows everything its role may read.

@@ -55,6 +55,8 @@ func (p *part) Certificates() (leaf, authority, root *x509.Certificate) {
 	return ends(1e9), ends(2e9), ends(3e9)
 }
 func (p *part) Losses() (uint64, uint64) { return 7, 8 }
+func (p *part) Brokers() map[string]bool { return map[string]bool{"b1": true, "b2": false} }
+func (p *part) Duplicates() uint64       { return 9 }
 func (p *part) heard(sender string, d time.Duration, accepted bool) {
 	p.watch.Hear(clocks.Reading{Sender: []byte(sender), Boot: 1, Seq: 1, Offset: d, Accepted: accepted}, time.Now())
 }
@@ -163,6 +165,9 @@ func TestFigures(t *testing.T) {
 		"levee_certificate_not_after_seconds{own}":              1e9,
 		"levee_certificate_not_after_seconds{authority}":        2e9,
 		"levee_certificate_not_after_seconds{root}":             3e9,
+		"levee_broker_connected{b1}":                            1,
+		"levee_broker_connected{b2}":                            0,
+		"levee_messages_duplicate_total":                        9,
 		"levee_messages_overflowed_total":                       7,
 		"levee_messages_given_up_total":                         8,
 	} {

@@ -78,6 +78,17 @@ func families(s Source) []Family {
 			Single("levee_messages_given_up_total", "Messages of our own that were given up before a broker took them.", Counter,
 				func() float64 { _, sent := l.Losses(); return float64(sent) }))
 	}
+	if r, ok := s.(redundant); ok {
+		all = append(all,
+			Family{Name: "levee_broker_connected", Help: "1 while connected to that broker, and subscribed.", Type: Gauge, Label: "broker",
+				Collect: func(add func(string, float64)) {
+					for name, connected := range r.Brokers() {
+						add(name, is(connected))
+					}
+				}},
+			Single("levee_messages_duplicate_total", "Accepted messages that came once more by another broker: neither accepted again nor refused.", Counter,
+				func() float64 { return float64(r.Duplicates()) }))
+	}
 	if i, ok := s.(informed); ok && i.Revocations() != nil {
 		all = append(all, Family{Name: "levee_revocations_age_seconds", Help: "Age of the newest list of revocations; absent if none ever came. Issuers publish each minute; over 300 it is stale.",
 			Type: Gauge, Collect: func(add func(string, float64)) {
@@ -112,6 +123,12 @@ type informed interface {
 type linked interface {
 	Online() bool
 	Losses() (received, sent uint64)
+}
+
+// redundant is a Source that may be connected to several brokers.
+type redundant interface {
+	Brokers() map[string]bool // by name, and whether connected
+	Duplicates() uint64
 }
 
 func is(b bool) float64 {

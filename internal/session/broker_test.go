@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"slices"
@@ -225,8 +226,8 @@ func toward(c *Config, brokers ...*fakeBroker) {
 	bundle := *c.Bundle
 	document := *c.Bundle.Document
 	document.Brokers = nil
-	for _, b := range brokers {
-		document.Brokers = append(document.Brokers, site.Broker{Name: "b1", Address: b.listener.Addr().String()})
+	for i, b := range brokers {
+		document.Brokers = append(document.Brokers, site.Broker{Name: fmt.Sprint("b", i+1), Address: b.listener.Addr().String()})
 	}
 	bundle.Document = &document
 	c.Bundle = &bundle

@@ -291,11 +291,11 @@ func TestPastBrokerNamesTheClocks(t *testing.T) {
 	if err == nil {
 		t.Fatal("connected")
 	}
-	attrs := s.clockTrouble(err, 0)
+	attrs := s.lines[0].clockTrouble(err, 0)
 	if len(attrs) != 2 || !strings.Contains(toText(attrs[0]), "a certificate that the peer showed is valid from") || !strings.Contains(toText(attrs[1]), "own_clock=") {
 		t.Errorf("%v of %v", attrs, err)
 	}
-	if attrs := s.clockTrouble(errors.New("connection refused"), 0); len(attrs) != 0 {
+	if attrs := s.lines[0].clockTrouble(errors.New("connection refused"), 0); len(attrs) != 0 {
 		t.Errorf("of another error: %v", attrs)
 	}
 }

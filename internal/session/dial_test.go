@@ -190,7 +190,7 @@ func TestBackOff(t *testing.T) {
 	bound := firstBackOff
 	seen := make(map[time.Duration]bool)
 	for range 40 {
-		wait := b.after(0)
+		wait := b.after(0, lastBackOff)
 		if wait < bound/4 || wait >= bound+bound/4 {
 			t.Errorf("waits %v where the bound is %v", wait, bound)
 		}
@@ -209,7 +209,7 @@ func TestBackOff(t *testing.T) {
 	const promised = 10 * time.Second // docs/deploying.md
 	above := 0
 	for range 1000 {
-		wait := b.after(0)
+		wait := b.after(0, lastBackOff)
 		if wait > promised {
 			t.Fatalf("waits %v", wait)
 		}
@@ -220,16 +220,40 @@ func TestBackOff(t *testing.T) {
 	if above == 0 || promised >= replayAge {
 		t.Errorf("%d waits of 1000 are above %v", above, lastBackOff)
 	}
-	if b.after(lastBackOff) < lastBackOff/4 {
+	if b.after(lastBackOff, lastBackOff) < lastBackOff/4 {
 		t.Error("a connection that broke soon was taken for a good one")
 	}
-	if wait := b.after(lastBackOff + 1); wait >= firstBackOff+firstBackOff/4 {
+	if wait := b.after(lastBackOff+1, lastBackOff); wait >= firstBackOff+firstBackOff/4 {
 		t.Errorf("waits %v after a good connection", wait)
 	}
 	for range 3 {
-		b.after(0)
+		b.after(0, lastBackOff)
 	}
-	if wait := b.after(16*firstBackOff + 1); wait >= firstBackOff+firstBackOff/4 { // a broker that dies each few seconds
+	if wait := b.after(16*firstBackOff+1, lastBackOff); wait >= firstBackOff+firstBackOff/4 { // a broker that dies each few seconds
 		t.Errorf("waits %v after a connection that was up for longer", wait)
+	}
+}
+
+// Who must hear every broker looks for one that is not there more often, but
+// does not storm one that is, and that bans who connects more than 30 times a
+// minute.
+func TestReadersComeBackSoon(t *testing.T) {
+	b := melbBroker(t)
+	b.listener.Close()
+	monitor, sensor := monitorTo(t, new(logBuffer), new(recorder), b).lines[0], sensorTo(t, new(logBuffer), b).lines[0]
+	_, unreached := dial(t.Context(), b.listener.Addr().String(), monitor.session.tlsConfig())
+	for _, test := range []struct {
+		line *line
+		err  error
+		want time.Duration
+	}{{monitor, unreached, unreachedBackOff}, {monitor, errClosed, lastBackOff}, {monitor, &net.OpError{Op: "remote error", Err: errClosed}, lastBackOff}, {monitor, nil, lastBackOff}, {sensor, unreached, lastBackOff}} {
+		if got := test.line.mostAfter([]error{test.err}); got != test.want {
+			t.Errorf("%v: %s", test.err, got)
+		}
+	}
+	for range 100 {
+		if wait := monitor.pause.after(0, unreachedBackOff); wait > unreachedBackOff*5/4 {
+			t.Fatalf("waits %s", wait)
+		}
 	}
 }

@@ -158,14 +158,13 @@ func TestDigestsStayBounded(t *testing.T) {
 	for range 3*maxCovered + 7 { // an outage
 		at = at.Add(time.Second)
 		o.say(t, at)
-		o.next(at)
+		o.next(o.line, at)
 	}
-	o.next(at.Add(time.Hour))
+	o.next(o.line, at.Add(time.Hour))
 	at = at.Add(time.Hour)
 	for range 600 { // and every second message is lost
 		o.say(t, at)
-		o.next(at.Add(time.Hour))
-		o.flying = false
+		o.next(o.line, at.Add(time.Hour))
 		at = at.Add(time.Hour)
 		o.say(t, at)
 		o.deliver(at, -1)
@@ -192,7 +191,7 @@ func TestDigestsStayBounded(t *testing.T) {
 	if last != 1+3*maxCovered+7+1200 {
 		t.Errorf("the last digest ends at %d", last)
 	}
-	if len(o.queue) != 0 || len(o.ledger.owed) != 0 {
+	if o.waiting() != 0 || len(o.ledger.owed) != 0 {
 		t.Error("something is left")
 	}
 }
@@ -247,13 +246,26 @@ func TestInsert(t *testing.T) {
 func TestDigestsAgreeWithReceivers(t *testing.T) {
 	box := newOutbox(t)
 	rapid.Check(t, func(t *rapid.T) {
-		o := &testOutbox{outbox: &outbox{key: box.key, kid: box.kid, boot: testBoot, skew: testSkew, sign: box.sign, vouches: true,
-			wake: make(chan struct{}, 1), ledger: newLedger(testBoot)}}
-		o.drops = func() { o.dropped++ }
+		o := openOutbox(box.key, box.sign)
+		other := o.join()
 		r := newAuditor(t)
 		now := start
 		for range rapid.IntRange(1, 60).Draw(t, "steps") {
-			switch rapid.IntRange(0, 6).Draw(t, "step") {
+			switch rapid.IntRange(0, 8).Draw(t, "step") {
+			case 7: // another line sends what it has not sent
+				for range rapid.IntRange(1, 3).Draw(t, "sent elsewhere") {
+					if out, ok := o.next(other, now); ok {
+						r.receive(out)
+						o.acknowledged(other, now)
+					}
+				}
+			case 8: // it hands on a message, of which nothing more is heard for now
+				if rapid.Bool().Draw(t, "lost elsewhere") {
+					o.leave(other)
+					other = o.join()
+				} else if out, ok := o.next(other, now); ok && rapid.Bool().Draw(t, "arrived elsewhere") {
+					r.receive(out)
+				}
 			case 0, 1:
 				if err := o.put(ramTopic, fmt.Appendf(nil, `{"a":%d}`, o.seq), false, 4096, now); err != nil {
 					t.Fatal(err)
@@ -267,26 +279,25 @@ func TestDigestsAgreeWithReceivers(t *testing.T) {
 					t.Fatal(err)
 				}
 			case 4: // a connection is lost: what was in the air may have arrived
-				if out, ok := o.next(now); ok && rapid.Bool().Draw(t, "arrived") {
+				if out, ok := o.next(o.line, now); ok && rapid.Bool().Draw(t, "arrived") {
 					r.receive(out)
 				}
 				o.again()
 			case 5:
 				now = now.Add(time.Duration(rapid.IntRange(0, 20).Draw(t, "seconds")) * time.Second)
 			case 6:
-				if out, ok := o.next(now); ok { // in the air while others come and go
+				if out, ok := o.next(o.line, now); ok { // in the air while others come and go
 					for range rapid.IntRange(0, 2).Draw(t, "meanwhile") {
 						o.mu.Lock()
-						if len(o.queue)-o.dead > 1 {
-							o.giveUp()
-						}
+						o.loseOldest()
 						o.mu.Unlock()
 					}
-					o.acknowledged(out, now)
+					o.acknowledged(o.line, now)
 					r.receive(out)
 				}
 			}
 		}
+		o.leave(other)
 		for range 2 { // the second digest covers the first
 			for _, out := range o.deliver(now, -1) {
 				r.receive(out)

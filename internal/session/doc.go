@@ -1,16 +1,18 @@
 // Package session is one part's conversation with its site: MQTT 3.1.1 over
-// mTLS, every message sealed on send and opened on receive. It holds a
-// connection to one broker of the site at a time.
+// mTLS, every message sealed on send and opened on receive. Who judges holds a
+// line to every broker of the site and says everything on each; a sensor or a
+// person holds one, to the first broker that answers.
 //
 // It guarantees that a handler sees only what it asked for, and only after
 // every check of docs/envelope.md that this part can make: size, key and MAC
 // where it holds the key, grammar, topic, sender, generation, signature,
 // revocation and pin where the class is signed, freshness, replay. Each refusal is counted by its
 // reason and logged. A broker that is captured can withhold messages; it
-// cannot make this process panic, hang or grow without bound.
+// cannot make this process panic, hang or grow without bound, and takes neither
+// room nor turn from another line. What two brokers bring is handled once.
 //
-// It reconnects by itself with jitter, sends each sealed message again after a
-// lost connection while it is fresh, and signs digests of what it sent, in
+// It reconnects by itself with jitter, sends on each new connection every sealed
+// message that is still fresh, byte for byte, and signs digests of what it sent, in
 // which it declares what it had to drop. A message in a digest was acknowledged
 // by a broker, which does not mean that anybody received it.
 //

@@ -68,6 +68,7 @@ func worldLayout(t testing.TB) provision.Layout {
 				Brokers:  []provision.Broker{{Name: "b1", Listen: "127.0.0.1:1", Address: "127.0.0.1:1"}},
 				Sensors:  []provision.Sensor{{Name: "web-1"}, {Name: "web-2"}},
 				Monitors: []provision.Monitor{{Name: "m1"}, {Name: "m2"}}, Controllers: []provision.Controller{{Name: "lb-1"}},
+				Issuers:  []provision.Issuer{{Name: "i1", Listen: "127.0.0.1:2", Address: "127.0.0.1:2"}},
 				Recorder: "rec-1", People: []provision.Person{{Role: pki.RoleOperator, Name: "ann"}},
 			})
 		}

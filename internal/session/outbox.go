@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,19 +17,30 @@ const (
 	// skew, so that it is still fresh where it arrives.
 	replayAge = 15 * time.Second
 	// maxQueue bounds what waits for a connection, and what is kept to be sent
-	// again. The oldest goes first: in an attack the newest reading is worth
-	// most.
+	// again or by another line. The oldest goes first: in an attack the newest
+	// reading is worth most.
 	maxQueue = 1024
 )
 
 // outgoing is a sealed message on its way.
 type outgoing struct {
 	name   string
-	raw    []byte
+	raw    []byte // nil once it was given up
 	seq    uint64
 	time   int64        // the envelope's ts
 	digest *wire.Digest // what the message vouches for, nil for all but digests
+	fate   fate
+	sum    [sha256.Size]byte // of raw, once delivered
 }
+
+// fate is what became of a message.
+type fate uint8
+
+const (
+	waiting   fate = iota // no broker took it yet
+	delivered             // the first broker acknowledged it
+	lost                  // given up before any did
+)
 
 // fresh reports whether a receiver whose clock is ours would still take it. It
 // goes by the clock that ts was read from: after a suspension or a step of
@@ -38,26 +50,34 @@ func (m *outgoing) fresh(now time.Time) bool {
 	return age <= replayAge.Milliseconds() && age >= -replayAge.Milliseconds()
 }
 
-// outbox seals, keeps order, and remembers what it must vouch for.
+// outbox seals, keeps order, and remembers what it must vouch for. It is one
+// list for all lines, each of which has its own place in it: a line that is slow
+// or gone keeps nothing alive, and finds what is still there when it comes back.
 type outbox struct {
 	key     *envelope.Key
 	kid     envelope.KeyID
 	boot    uint64
 	skew    time.Duration
 	sign    func() (*envelope.Signer, error)
-	vouches bool          // policy lets this sender publish digests
-	wake    chan struct{} // holds a token when there may be something to send
-	drops   func()        // told of every message given up
+	vouches bool   // policy lets this sender publish digests
+	drops   func() // told of every message given up
 
 	mu       sync.Mutex
 	seq      uint64
-	queue    []outgoing // not acknowledged by the broker, in the order of seq
-	flying   bool       // queue[0] was handed to a connection
-	dead     int        // messages behind queue[0] that were given up
-	resend   []outgoing // acknowledged on an earlier connection, to be sent again
-	recent   []outgoing // acknowledged
+	kept     []outgoing // in the order of seq, none left out
+	told     int        // messages at the front of kept whose fate the ledger knows
+	waits    int        // messages in kept that wait
+	holds    int        // messages in kept that were delivered
+	cursors  []*cursor
 	ledger   ledger
 	unsigned int // digests owed when one could not be signed
+}
+
+// cursor is the place of one connected line.
+type cursor struct {
+	wake   chan struct{} // holds a token when there may be something to send
+	next   uint64        // seq of the message that it has not sent yet
+	flying uint64        // seq of the message that it handed to its connection; 0 if none
 }
 
 // put seals payload and queues it.
@@ -121,113 +141,149 @@ func (o *outbox) seal(out outgoing, payload []byte, signed bool, maxBytes int, n
 		return fmt.Errorf("sealing for %s: %d bytes, but its class holds %d", out.name, len(out.raw), maxBytes)
 	}
 	o.seq++
-	o.queue = append(o.queue, out)
-	if len(o.queue)-o.dead > maxQueue {
-		o.giveUp()
+	o.kept = append(o.kept, out)
+	if o.waits++; o.waits > maxQueue {
+		o.loseOldest()
+		o.settle(now)
 	}
-	o.nudge()
+	for _, c := range o.cursors {
+		c.nudge()
+	}
 	return nil
 }
 
 // nudge says that there may be something to send.
-func (o *outbox) nudge() {
+func (c *cursor) nudge() {
 	select {
-	case o.wake <- struct{}{}:
+	case c.wake <- struct{}{}:
 	default:
 	}
 }
 
-// next returns the oldest message worth sending, and gives up those before it
-// that would arrive stale.
-func (o *outbox) next(now time.Time) (outgoing, bool) {
+// join gives a line that has connected its place: before everything that is
+// kept. What was acknowledged on an earlier connection is thus sent once more,
+// byte for byte: a broker acknowledges before it delivers, so that what it took
+// may have died with it. Receivers know the duplicates by their nonces.
+func (o *outbox) join() *cursor {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for len(o.resend) > 0 {
-		if o.resend[0].fresh(now) {
-			return o.resend[0], true
+	c := &cursor{wake: make(chan struct{}, 1)}
+	o.cursors = append(o.cursors, c)
+	return c
+}
+
+// leave gives up the place of a line whose connection ended.
+func (o *outbox) leave(c *cursor) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.cursors = slices.DeleteFunc(o.cursors, func(other *cursor) bool { return other == c })
+}
+
+// next returns the oldest message worth sending that the line of c has not
+// sent.
+func (o *outbox) next(c *cursor, now time.Time) (outgoing, bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	c.flying = 0
+	defer o.settle(now)
+	for i := o.index(c.next); i < len(o.kept); i++ {
+		if m := o.kept[i]; m.fate != lost && m.fresh(now) {
+			c.next, c.flying = m.seq, m.seq
+			return m, true
 		}
-		o.resend = behead(o.resend) // it was acknowledged once: not given up
 	}
-	o.flying = false
-	for len(o.queue) > 0 {
-		if o.queue[0].fresh(now) {
-			o.flying = true
-			return o.queue[0], true
-		}
-		o.giveUp()
-	}
+	c.next = o.seq + 1
 	return outgoing{}, false
 }
 
-// giveUp drops the oldest message that is not in the air.
-func (o *outbox) giveUp() {
+// index returns where in kept the message seq is, or the first one after it.
+func (o *outbox) index(seq uint64) int {
+	if len(o.kept) == 0 {
+		return 0
+	}
+	return int(max(seq, o.kept[0].seq) - o.kept[0].seq)
+}
+
+// inFlight reports whether a line has sent the message seq and waits for the
+// answer. Its fate is that line's to tell.
+func (o *outbox) inFlight(seq uint64) bool {
+	return slices.ContainsFunc(o.cursors, func(c *cursor) bool { return c.flying == seq })
+}
+
+// loseOldest gives up the oldest message that waits and is not in the air.
+func (o *outbox) loseOldest() {
+	for i := o.told; i < len(o.kept); i++ {
+		if m := &o.kept[i]; m.fate == waiting && !o.inFlight(m.seq) {
+			o.lose(m)
+			return
+		}
+	}
+}
+
+// lose gives up a message that waits.
+func (o *outbox) lose(m *outgoing) {
+	m.fate, m.raw = lost, nil
+	o.waits--
 	o.drops()
-	if o.flying {
-		// The fate of queue[0] is told first.
-		o.dead++
-		o.queue[o.dead].raw = nil
-		return
-	}
-	o.drop()
-	o.bury()
 }
 
-// bury drops those that were given up behind a message that is gone now.
-func (o *outbox) bury() {
-	for ; o.dead > 0; o.dead-- {
-		o.drop()
+// acknowledged notes that a broker took what next returned to c. The first one
+// decides that the message was delivered.
+func (o *outbox) acknowledged(c *cursor, now time.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if i := o.index(c.flying); i < len(o.kept) && o.kept[i].seq == c.flying && o.kept[i].fate == waiting {
+		m := &o.kept[i]
+		m.fate, m.sum = delivered, sha256.Sum256(m.raw)
+		o.waits--
+		o.holds++
+	}
+	c.next, c.flying = c.flying+1, 0
+	o.settle(now)
+}
+
+// settle gives up what would arrive stale, tells the ledger, in the order of seq,
+// what became of messages, and forgets those that nobody will send again. A
+// message that is in the air keeps those behind it for as long as a broker may
+// take to answer.
+func (o *outbox) settle(now time.Time) {
+	for ; o.told < len(o.kept); o.told++ {
+		m := &o.kept[o.told]
+		if m.fate == waiting {
+			if m.fresh(now) || o.inFlight(m.seq) {
+				break
+			}
+			o.lose(m)
+		}
+		o.tell(m)
+	}
+	for o.told > 0 && (o.kept[0].fate == lost || o.holds > maxQueue || !o.kept[0].fresh(now)) {
+		if o.kept[0].fate == delivered {
+			o.holds--
+		}
+		o.kept[0] = outgoing{} // the array behind the slice outlives it
+		o.kept = o.kept[1:]
+		o.told--
 	}
 }
 
-// drop removes queue[0] and declares it. A digest that is lost takes its range
-// with it.
-func (o *outbox) drop() {
-	if o.vouches {
+// tell tells the ledger of the next message.
+func (o *outbox) tell(m *outgoing) {
+	switch {
+	case !o.vouches:
+	case m.fate == delivered:
+		o.ledger.deliver(m.sum)
+	default:
 		o.ledger.drop()
-		if d := o.queue[0].digest; d != nil {
-			o.ledger.lose(*d)
+		if m.digest != nil { // it takes its range with it
+			o.ledger.lose(*m.digest)
 		}
 	}
-	o.queue = behead(o.queue)
 }
 
-// acknowledged notes that the broker took sent, which next returned.
-func (o *outbox) acknowledged(sent outgoing, now time.Time) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if len(o.resend) > 0 {
-		o.resend = behead(o.resend)
-	} else {
-		o.queue, o.flying = behead(o.queue), false
-		if o.vouches {
-			o.ledger.deliver(sha256.Sum256(sent.raw))
-		}
-		o.bury()
-	}
-	o.recent = append(o.recent, sent)
-	for len(o.recent) > maxQueue || len(o.recent) > 0 && !o.recent[0].fresh(now) {
-		o.recent = behead(o.recent)
-	}
-}
-
-// again has the recent messages sent once more, byte for byte: a broker
-// acknowledges before it delivers, so a lost connection may have swallowed
-// them. Receivers know the duplicates by their nonces.
-func (o *outbox) again() {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.resend, o.recent, o.flying = append(o.recent, o.resend...), nil, false
-}
-
-// waiting returns how many messages were not acknowledged.
+// waiting returns how many messages no broker has acknowledged.
 func (o *outbox) waiting() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return len(o.queue) - o.dead
-}
-
-// behead returns list without its first message, which nothing holds any more.
-func behead(list []outgoing) []outgoing {
-	list[0] = outgoing{}
-	return list[1:]
+	return o.waits
 }

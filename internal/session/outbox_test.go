@@ -17,8 +17,10 @@ const testBoot = 1_700_000_000_000
 
 var start = time.UnixMilli(testBoot)
 
+// testOutbox is an outbox with one line, always connected.
 type testOutbox struct {
 	*outbox
+	line    *cursor
 	dropped int
 }
 
@@ -29,11 +31,21 @@ func newOutbox(t testing.TB) *testOutbox {
 		t.Fatal(err)
 	}
 	signer := newSender(t, identity("melb", pki.RoleSensor, "web-1")).signer
+	return openOutbox(key, func() (*envelope.Signer, error) { return signer, nil })
+}
+
+func openOutbox(key *envelope.Key, sign func() (*envelope.Signer, error)) *testOutbox {
 	o := new(testOutbox)
 	o.outbox = &outbox{key: key, kid: envelope.KeyID{Site: "melb", Role: "sensor", Name: "web-1", Generation: 1}, boot: testBoot,
-		skew: testSkew, sign: func() (*envelope.Signer, error) { return signer, nil }, vouches: true,
-		wake: make(chan struct{}, 1), drops: func() { o.dropped++ }, ledger: newLedger(testBoot)}
+		skew: testSkew, sign: sign, vouches: true, drops: func() { o.dropped++ }, ledger: newLedger(testBoot)}
+	o.line = o.join()
 	return o
+}
+
+// again has the line lose its connection and make another.
+func (o *testOutbox) again() {
+	o.leave(o.line)
+	o.line = o.join()
 }
 
 // say queues one reading.
@@ -54,11 +66,11 @@ func (o *testOutbox) signNow(t testing.TB, at time.Time) {
 // deliver sends n messages, all of them if n is negative, and returns them.
 func (o *testOutbox) deliver(at time.Time, n int) (sent []outgoing) {
 	for ; n != 0; n-- {
-		out, ok := o.next(at)
+		out, ok := o.next(o.line, at)
 		if !ok {
 			break
 		}
-		o.acknowledged(out, at)
+		o.acknowledged(o.line, at)
 		sent = append(sent, out)
 	}
 	return sent
@@ -158,8 +170,8 @@ func TestOutboxIsBounded(t *testing.T) {
 	if d.First != 1 || d.Last != maxQueue+10 || !slices.Equal(d.Dropped, []wire.Drop{drop(1, 10)}) || d.Hash != hashOf(sent...) {
 		t.Errorf("%+v", d)
 	}
-	if len(o.recent) > maxQueue {
-		t.Errorf("%d kept to be sent again", len(o.recent))
+	if len(o.kept) > maxQueue {
+		t.Errorf("%d kept to be sent again", len(o.kept))
 	}
 }
 
@@ -168,7 +180,7 @@ func TestOutboxIsBounded(t *testing.T) {
 func TestOutboxDoesNotDropWhatIsInTheAir(t *testing.T) {
 	o := newOutbox(t)
 	o.say(t, start)
-	flying, ok := o.next(start)
+	flying, ok := o.next(o.line, start)
 	if !ok {
 		t.Fatal("nothing to send")
 	}
@@ -178,7 +190,7 @@ func TestOutboxDoesNotDropWhatIsInTheAir(t *testing.T) {
 	if o.waiting() != maxQueue || o.dropped != 3 {
 		t.Errorf("%d wait, %d dropped", o.waiting(), o.dropped)
 	}
-	o.acknowledged(flying, start)
+	o.acknowledged(o.line, start)
 	sent := append([]outgoing{flying}, o.deliver(start, -1)...)
 	o.signNow(t, start)
 	d := digestOf(t, o.deliver(start, 1)[0])
@@ -225,7 +237,7 @@ func TestRepublishing(t *testing.T) {
 	}
 	// A digest that was acknowledged is not lost by being sent again in vain.
 	o.again()
-	o.next(at.Add(time.Hour))
+	o.next(o.line, at.Add(time.Hour))
 	o.say(t, at)
 	o.deliver(at, -1)
 	o.signNow(t, at)
@@ -239,13 +251,13 @@ func TestRepublishing(t *testing.T) {
 func TestUnacknowledged(t *testing.T) {
 	o := newOutbox(t)
 	o.say(t, start)
-	first, _ := o.next(start)
+	first, _ := o.next(o.line, start)
 	o.again()
-	second, ok := o.next(start)
+	second, ok := o.next(o.line, start)
 	if !ok || !bytes.Equal(first.raw, second.raw) {
 		t.Fatal("it is not sent again as it was")
 	}
-	o.acknowledged(second, start)
+	o.acknowledged(o.line, start)
 	o.signNow(t, start)
 	if d := digestOf(t, o.deliver(start, 1)[0]); d.Last != 1 || d.Hash != hashOf(first) {
 		t.Errorf("%+v", d)

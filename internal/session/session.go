@@ -24,13 +24,8 @@ import (
 	"levee/policies"
 )
 
-const (
-	// maxInbox and maxInboxBytes bound what waits to be checked.
-	maxInbox      = 4096
-	maxInboxBytes = 16 << 20
-	// DefaultDigest is how often a sender signs for what it sent.
-	DefaultDigest = time.Minute
-)
+// DefaultDigest is how often a sender signs for what it sent.
+const DefaultDigest = time.Minute
 
 // Config is what a session needs.
 type Config struct {
@@ -53,7 +48,7 @@ type Config struct {
 	Log      *slog.Logger
 }
 
-// Session is one part's connection to its site's broker.
+// Session is one part's connections to its site's brokers.
 type Session struct {
 	config   Config
 	clientID string
@@ -62,26 +57,26 @@ type Session struct {
 	receiver receiver
 	outbox   *outbox // nil for people: they hold no key to seal with
 	rights   *policies.Rights
-	inbox    chan inbound
-	held     atomic.Int64 // bytes in inbox
+	lines    []*line
 	refusals *tally
 	clocks   *clocks.Watch
 	kernel   *clocks.Kernel
 	renewal  *renewal.Renewal // nil for people: they carry what they are given
-	accepted atomic.Uint64
 	overflow atomic.Uint64
 	dropped  atomic.Uint64
-	online   atomic.Bool
-	sent     time.Time     // when the last message was handed to a connection; of stayConnected alone
+	online   atomic.Int64  // lines that are connected and subscribed
 	ready    chan struct{} // closed at the first connection
-	once     sync.Once
+	once     sync.Once     // of ready
+	last     sync.Once     // of the digest at the end
 	close    func() error
-}
 
-type inbound struct {
-	name string
-	raw  []byte
-	at   time.Time
+	// accepting is held while one message is checked and handled, so that lines
+	// take turns, and what two of them bring is handled in the order in which
+	// it was accepted.
+	accepting  sync.Mutex
+	echoes     *echoes // nil if there is one line
+	accepted   atomic.Uint64
+	duplicates atomic.Uint64
 }
 
 // New checks the configuration, opens the replay windows and records this
@@ -104,7 +99,7 @@ func open(c Config, now time.Time) (*Session, error) {
 		return nil, errors.New("its digest interval is below a second")
 	}
 	id, skew := c.Bundle.Identity, c.Bundle.Policy.Skew()
-	s := &Session{config: c, filters: c.Filters, verifier: c.Bundle.Verifier, clientID: id.ClientID(), rights: c.Bundle.Policy.Rights(id), inbox: make(chan inbound, maxInbox),
+	s := &Session{config: c, filters: c.Filters, verifier: c.Bundle.Verifier, clientID: id.ClientID(), rights: c.Bundle.Policy.Rights(id),
 		refusals: newTally(c.Log, skew), clocks: clocks.NewWatch(skew, c.Log), kernel: clocks.NewKernel(c.Log), ready: make(chan struct{})}
 	for _, f := range c.Filters {
 		if !s.rights.MaySubscribe(f) {
@@ -117,6 +112,8 @@ func open(c Config, now time.Time) (*Session, error) {
 		}
 		s.clientID += "_" + strconv.Itoa(c.Instance)
 	}
+	s.lines = newLines(s, id.Role, c.Bundle.Document.Brokers)
+	s.echoes = newEchoes(len(s.lines), skew)
 	if s.config.Digest == 0 {
 		s.config.Digest = DefaultDigest
 	}
@@ -150,7 +147,7 @@ func open(c Config, now time.Time) (*Session, error) {
 	}
 	key, kid := ring.Own()
 	s.outbox = &outbox{key: key, kid: kid, boot: boot, skew: skew, sign: c.Bundle.Signer, vouches: s.rights.MayPublish(s.digestTopic()),
-		wake: make(chan struct{}, 1), drops: s.countDropped, ledger: newLedger(boot)}
+		drops: s.countDropped, ledger: newLedger(boot)}
 	return s, nil
 }
 
@@ -214,8 +211,30 @@ func (s *Session) Publish(topic wire.Topic, payload any) error {
 // Ready is closed when the session is first connected and subscribed.
 func (s *Session) Ready() <-chan struct{} { return s.ready }
 
-// Online reports whether the session is connected and subscribed now.
-func (s *Session) Online() bool { return s.online.Load() }
+// Online reports whether the session is connected and subscribed now, to one
+// broker at least.
+func (s *Session) Online() bool { return s.online.Load() > 0 }
+
+// Brokers returns the site's brokers by name, and whether the session is connected
+// to each and subscribed there.
+func (s *Session) Brokers() map[string]bool {
+	brokers := make(map[string]bool)
+	for _, l := range s.lines {
+		for _, b := range l.brokers {
+			brokers[b.Name] = false
+		}
+	}
+	for _, l := range s.lines {
+		if to := l.up.Load(); to != nil {
+			brokers[to.Name] = true
+		}
+	}
+	return brokers
+}
+
+// Duplicates returns how many messages came by another broker after they had
+// passed every check: neither accepted twice nor refused.
+func (s *Session) Duplicates() uint64 { return s.duplicates.Load() }
 
 // Refusals returns how many messages were refused, by reason.
 func (s *Session) Refusals() map[envelope.Reason]uint64 { return s.refusals.snapshot() }
@@ -287,8 +306,7 @@ func (s *Session) Around(ctx context.Context, inner func(context.Context) error)
 // waits, signs for it, and returns. It is called once.
 func (s *Session) Run(ctx context.Context) error {
 	done := make(chan struct{})
-	var workers sync.WaitGroup
-	workers.Go(func() { s.receive(done) })
+	var workers, lines sync.WaitGroup
 	workers.Go(func() { site.KeepWindows(done, s.receiver.windows, s.receiver.skew, s.config.Log) })
 	if s.outbox != nil { // a person looks, and did not ask about this machine
 		workers.Go(func() { s.kernel.Run(done) })
@@ -297,7 +315,15 @@ func (s *Session) Run(ctx context.Context) error {
 			workers.Go(func() { set.Run(done) })
 		}
 	}
-	s.stayConnected(ctx)
+	// One ticker for all connections: however short each of them is, digests
+	// come.
+	digest := time.NewTicker(s.config.Digest)
+	defer digest.Stop()
+	for _, l := range s.lines {
+		workers.Go(func() { l.receive(done) })
+		lines.Go(func() { l.run(ctx, digest.C) })
+	}
+	lines.Wait()
 	close(done)
 	workers.Wait()
 	if s.outbox != nil {
@@ -308,47 +334,27 @@ func (s *Session) Run(ctx context.Context) error {
 	return s.Close()
 }
 
-// enqueue takes a message from the client library, which must not wait.
-func (s *Session) enqueue(name string, raw []byte) {
-	size := int64(len(name) + len(raw))
-	messages, bytes := maxInbox, int64(maxInboxBytes)
-	if wire.IsPublic(name) { // anybody's text must not crowd out readings and commands
-		messages, bytes = messages/4, bytes/4
-	}
-	if s.held.Add(size) <= bytes && len(s.inbox) < messages {
-		select {
-		case s.inbox <- inbound{name: name, raw: raw, at: time.Now()}:
-			return
-		default:
-		}
-	}
-	s.held.Add(-size)
-	if n := s.overflow.Add(1); n&(n-1) == 0 { // at powers of two
-		s.config.Log.Error("messages arrive faster than they can be checked", slog.Uint64("dropped", n))
+// digest queues a digest, if there is anything to vouch for.
+func (s *Session) digest(now time.Time) {
+	if err := s.outbox.putDigest(s.digestTopic(), s.receiver.policy.Class(wire.KindDigest).MaxBytes, now); err != nil {
+		s.config.Log.Error("no digest", slog.Any("error", err))
 	}
 }
 
-// receive checks and hands on, one message at a time, until done and drained.
-func (s *Session) receive(done <-chan struct{}) {
-	for {
-		select {
-		case in := <-s.inbox:
-			s.accept(in)
-		case <-done:
-			for {
-				select {
-				case in := <-s.inbox:
-					s.accept(in)
-				default:
-					return
-				}
-			}
-		}
-	}
+func (s *Session) digestTopic() string {
+	id := s.config.Bundle.Identity
+	return wire.Topic{Kind: wire.KindDigest, Site: id.Site, Role: string(id.Role), Name: id.Name}.String()
 }
 
-func (s *Session) accept(in inbound) {
-	s.held.Add(-int64(len(in.name) + len(in.raw)))
+// accept judges one message that came by a line, and hands it on.
+func (s *Session) accept(in inbound, line int) {
+	s.accepting.Lock()
+	defer s.accepting.Unlock()
+	sum := s.echoes.sum(in)
+	if s.echoes.known(sum, line, in.at) {
+		s.duplicates.Add(1)
+		return
+	}
 	d, err := s.receiver.open(in.name, in.raw, in.at)
 	if err == nil && d.Topic.Kind == wire.KindRevocations && s.Revocations() != nil {
 		err = s.revoke(d)
@@ -356,6 +362,7 @@ func (s *Session) accept(in inbound) {
 	if err == nil {
 		if d.Topic.Protected() {
 			s.accepted.Add(1)
+			s.echoes.remember(sum, line, in.at)
 		}
 		if covered(s.config.Filters, in.name) { // else the session asked for itself
 			s.config.Handle(d)

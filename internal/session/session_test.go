@@ -208,23 +208,23 @@ func TestUnaskedMessagesToASensor(t *testing.T) {
 func TestPublicMessagesDoNotCrowdOutReadings(t *testing.T) {
 	s := openSession(t, identity("melb", pki.RoleMonitor, "m1"), nil)
 	for range maxInbox {
-		s.enqueue("public", nil)
-		s.enqueue("public/a", nil)
+		s.lines[0].enqueue("public", nil)
+		s.lines[0].enqueue("public/a", nil)
 	}
-	if n := len(s.inbox); n != maxInbox/4 {
+	if n := len(s.lines[0].inbox.messages); n != maxInbox/4 {
 		t.Errorf("%d public messages wait, want %d", n, maxInbox/4)
 	}
 	for range maxInbox / 2 {
-		s.enqueue(ramTopic, nil)
+		s.lines[0].enqueue(ramTopic, nil)
 	}
 	if lost, _ := s.Losses(); lost != 2*maxInbox-maxInbox/4 {
 		t.Errorf("%d lost: readings are among them", lost)
 	}
 	big := openSession(t, identity("melb", pki.RoleMonitor, "m2"), nil)
 	for range 2 * maxInboxBytes / 4096 {
-		big.enqueue("public", make([]byte, 4096))
+		big.lines[0].enqueue("public", make([]byte, 4096))
 	}
-	if held := big.held.Load(); held > maxInboxBytes/4 {
+	if held := big.lines[0].inbox.held.Load(); held > maxInboxBytes/4 {
 		t.Errorf("public messages hold %d bytes", held)
 	}
 }
@@ -235,23 +235,23 @@ func TestInboxIsBounded(t *testing.T) {
 	log := new(logBuffer)
 	s := openSession(t, identity("melb", pki.RoleMonitor, "m1"), func(c *Config) { c.Log = log.logger() })
 	for range maxInbox + 5 {
-		s.enqueue("a", nil)
+		s.lines[0].enqueue("a", nil)
 	}
-	if lost, _ := s.Losses(); lost != 5 || len(s.inbox) != maxInbox {
-		t.Errorf("%d lost, %d wait", lost, len(s.inbox))
+	if lost, _ := s.Losses(); lost != 5 || len(s.lines[0].inbox.messages) != maxInbox {
+		t.Errorf("%d lost, %d wait", lost, len(s.lines[0].inbox.messages))
 	}
 	big := openSession(t, identity("melb", pki.RoleMonitor, "m2"), nil)
 	for range 1000 {
-		big.enqueue("a", make([]byte, envelope.MaxBackfill))
+		big.lines[0].enqueue("a", make([]byte, envelope.MaxBackfill))
 	}
-	if n := len(big.inbox); n > maxInboxBytes/envelope.MaxBackfill {
+	if n := len(big.lines[0].inbox.messages); n > maxInboxBytes/envelope.MaxBackfill {
 		t.Errorf("%d messages of 64 KiB wait", n)
 	}
-	for len(big.inbox) > 0 {
-		big.accept(<-big.inbox)
+	for len(big.lines[0].inbox.messages) > 0 {
+		big.lines[0].accept(<-big.lines[0].inbox.messages)
 	}
-	if big.held.Load() != 0 {
-		t.Errorf("%d bytes are counted of nothing", big.held.Load())
+	if big.lines[0].inbox.held.Load() != 0 {
+		t.Errorf("%d bytes are counted of nothing", big.lines[0].inbox.held.Load())
 	}
 	if len(log.lines("faster than they can be checked")) != 3 { // at 1, 2 and 4
 		t.Errorf("in the log: %q", log.lines("faster"))

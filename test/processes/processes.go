@@ -25,7 +25,7 @@ import (
 const Binaries = "LEVEE_TEST_BINARIES"
 
 // Run builds the binaries into a directory, tells use where that is, runs the
-// tests and returns their exit code.
+// tests and returns their exit code. A name without a slash is one below cmd.
 func Run(m *testing.M, use func(dir string), binaries ...string) int {
 	if dir := os.Getenv(Binaries); dir != "" {
 		use(dir)
@@ -39,7 +39,10 @@ func Run(m *testing.M, use func(dir string), binaries ...string) int {
 	defer os.RemoveAll(dir)
 	args := []string{"build", "-o", dir + string(filepath.Separator)}
 	for _, name := range binaries {
-		args = append(args, "levee/cmd/"+name)
+		if !strings.Contains(name, "/") {
+			name = "cmd/" + name
+		}
+		args = append(args, "levee/"+name)
 	}
 	build := exec.Command("go", args...)
 	build.Stdout, build.Stderr = os.Stderr, os.Stderr
@@ -63,7 +66,7 @@ type Process struct {
 }
 
 // Start runs a command until the test ends.
-func Start(t *testing.T, cmd *exec.Cmd) *Process {
+func Start(t testing.TB, cmd *exec.Cmd) *Process {
 	t.Helper()
 	p := &Process{Name: strings.Join(cmd.Args, " "), cmd: cmd, done: make(chan error, 1)}
 	cmd.Stdout, cmd.Stderr = p, p
@@ -88,6 +91,9 @@ func (p *Process) Write(b []byte) (int, error) {
 	return p.out.Write(b)
 }
 
+// PID returns the process's identifier.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
 // Output returns what the process has written.
 func (p *Process) Output() string {
 	p.mu.Lock()
@@ -107,7 +113,7 @@ func (p *Process) Ended() (err error, ended bool) {
 }
 
 // Stop asks the process to end, and requires that it ends well.
-func (p *Process) Stop(t *testing.T) {
+func (p *Process) Stop(t testing.TB) {
 	t.Helper()
 	if p.cmd.Process.Signal(syscall.SIGTERM) != nil {
 		return // it has ended
@@ -126,7 +132,7 @@ func (p *Process) Stop(t *testing.T) {
 }
 
 // Kill ends the process as a crash would.
-func (p *Process) Kill(t *testing.T) {
+func (p *Process) Kill(t testing.TB) {
 	t.Helper()
 	if err := p.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
