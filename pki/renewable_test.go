@@ -276,3 +276,19 @@ func TestNextKey(t *testing.T) {
 		}
 	})
 }
+
+// Reading the same files again tells nobody anything.
+func TestReloadOfTheSame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newRenewable(t, time.Hour).open(t)
+		_, replaced := s.Watch()
+		if err := s.Reload(); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-replaced:
+			t.Error("who watches was told")
+		default:
+		}
+	})
+}

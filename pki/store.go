@@ -29,9 +29,11 @@ type Store struct {
 	current   atomic.Pointer[holding]
 }
 
-// holding is a credential and who waits for the next one.
+// holding is a credential, verified, and who waits for the next one.
 type holding struct {
 	credential *Credential
+	identity   Identity
+	bundles    bool          // it is not a renewed one
 	replaced   chan struct{} // closed by the next one
 }
 
@@ -43,9 +45,11 @@ func OpenStore(keyFile, chainFile string, v *Verifier) (*Store, error) {
 }
 
 // OpenRenewable is OpenStore for a credential that is renewed. Replace keeps
-// the newer one in renewedFile, which need not exist, and of the two the store
-// holds the one that was issued later, if it is good. One that has only expired
-// is held as well: whoever shall renew it, or be readmitted, must be able to start.
+// the newer one in renewedFile, which need not exist, and the one before beside
+// it. Of all that is there the store holds the one that was issued last and is
+// valid now: clocks may have been ahead when the newest was issued, and be right
+// again. If none is valid, one that has only expired is held: whoever shall renew
+// it, or be readmitted, must be able to start.
 func OpenRenewable(keyFile, chainFile, renewedFile string, v *Verifier) (*Store, error) {
 	if renewedFile == "" {
 		return nil, errors.New("opening credential: no file for the renewed one")
@@ -57,12 +61,12 @@ func openStore(s *Store) (*Store, error) {
 	if s.verifier == nil {
 		return nil, errors.New("opening credential: no verifier")
 	}
-	credential, id, err := s.load(time.Now())
+	h, err := s.load(time.Now())
 	if err != nil {
 		return nil, fmt.Errorf("opening credential: %w", err)
 	}
-	s.identity = id
-	s.current.Store(&holding{credential: credential, replaced: make(chan struct{})})
+	s.identity = h.identity
+	s.current.Store(h)
 	return s, nil
 }
 
@@ -88,18 +92,18 @@ func (s *Store) Reload() error {
 }
 
 func (s *Store) reload(now time.Time) error {
-	credential, id, err := s.load(now)
+	h, err := s.load(now)
 	if err != nil {
 		return fmt.Errorf("reloading credential: %w", err)
 	}
-	if id != s.identity {
-		return fmt.Errorf("reloading credential: it is of %s instead of %s", id, s.identity)
+	if h.identity != s.identity {
+		return fmt.Errorf("reloading credential: it is of %s instead of %s", h.identity, s.identity)
 	}
 	old := s.current.Load()
-	if credential.leaf.Equal(old.credential.leaf) {
+	if h.credential.leaf.Equal(old.credential.leaf) {
 		return nil
 	}
-	s.current.Store(&holding{credential: credential, replaced: make(chan struct{})})
+	s.current.Store(h)
 	close(old.replaced)
 	return nil
 }
@@ -128,6 +132,9 @@ func (s *Store) Replace(key, chain []byte) error {
 	case credential.leaf.NotAfter.Before(s.Current().leaf.NotAfter):
 		return fmt.Errorf("replacing credential: %w", ErrEndsEarlier)
 	}
+	if err := s.keepPrevious(credential, now); err != nil {
+		return fmt.Errorf("replacing credential: %w", err)
+	}
 	if err := durable.WriteFile(s.renewedFile, slices.Concat(key, chain), 0o600); err != nil {
 		return fmt.Errorf("replacing credential: %w", err)
 	}
@@ -136,7 +143,31 @@ func (s *Store) Replace(key, chain []byte) error {
 	}
 	// One that stays is of no harm: NextKey knows that it is in use, and Sweep
 	// removes it.
-	_ = durable.Remove(s.nextKeyFile())
+	_ = durable.Remove(s.beside(fileNextKey))
+	return nil
+}
+
+// keepPrevious keeps the renewed credential before next takes its file: should our
+// clock be ahead, next is not valid yet once it is right, and the bundle's may
+// have ended.
+func (s *Store) keepPrevious(next *Credential, now time.Time) error {
+	old, err := readRenewed(s.renewedFile)
+	if h := s.current.Load(); err != nil && !h.bundles {
+		old = h.credential
+	}
+	if old == nil || old.leaf.Equal(next.leaf) {
+		return nil
+	}
+	if _, err := s.verify(old, now); err != nil {
+		return nil // not valid yet: what was kept before it still counts
+	}
+	key, chain, err := MarshalCredential(old.key(), old.leaf, old.issuer)
+	if err != nil {
+		return fmt.Errorf("keeping the one before: %w", err)
+	}
+	if err := durable.WriteFile(s.beside(filePrevious), slices.Concat(key, chain), 0o600); err != nil {
+		return fmt.Errorf("keeping the one before: %w", err)
+	}
 	return nil
 }
 
@@ -144,11 +175,14 @@ func (s *Store) Replace(key, chain []byte) error {
 // it replaces.
 var ErrEndsEarlier = errors.New("it ends earlier than the one it would replace")
 
-// fileNextKey lies beside the renewed credential.
-const fileNextKey = "renewing.key"
+// What lies beside the renewed credential.
+const (
+	fileNextKey  = "renewing.key"
+	filePrevious = "renewed.previous"
+)
 
-func (s *Store) nextKeyFile() string {
-	return filepath.Join(filepath.Dir(s.renewedFile), fileNextKey)
+func (s *Store) beside(name string) string {
+	return filepath.Join(filepath.Dir(s.renewedFile), name)
 }
 
 // NextKey returns the key to ask for the next credential with: the same until
@@ -166,7 +200,7 @@ func (s *Store) NextKey() (crypto.Signer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making the next key: %w", err)
 	}
-	kept, err := ReadKey(s.nextKeyFile())
+	kept, err := ReadKey(s.beside(fileNextKey))
 	switch failed := (*fs.PathError)(nil); {
 	case err == nil && fitsRole(kept, key) && !samePublic(kept, s.Current().leaf.PublicKey):
 		return kept, nil
@@ -177,7 +211,7 @@ func (s *Store) NextKey() (crypto.Signer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making the next key: %w", err)
 	}
-	if err := durable.WriteFile(s.nextKeyFile(), b, 0o600); err != nil {
+	if err := durable.WriteFile(s.beside(fileNextKey), b, 0o600); err != nil {
 		return nil, fmt.Errorf("keeping the next key: %w", err)
 	}
 	return key, nil
@@ -190,7 +224,7 @@ func (s *Store) ForgetNextKey() error {
 	}
 	s.replacing.Lock()
 	defer s.replacing.Unlock()
-	if err := durable.Remove(s.nextKeyFile()); err != nil {
+	if err := durable.Remove(s.beside(fileNextKey)); err != nil {
 		return fmt.Errorf("forgetting the next key: %w", err)
 	}
 	return nil
@@ -204,8 +238,8 @@ func (s *Store) Sweep() error {
 	}
 	s.replacing.Lock()
 	defer s.replacing.Unlock()
-	if kept, err := ReadKey(s.nextKeyFile()); err == nil && samePublic(kept, s.Current().leaf.PublicKey) {
-		if err := durable.Remove(s.nextKeyFile()); err != nil {
+	if kept, err := ReadKey(s.beside(fileNextKey)); err == nil && samePublic(kept, s.Current().leaf.PublicKey) {
+		if err := durable.Remove(s.beside(fileNextKey)); err != nil {
 			return fmt.Errorf("sweeping: %w", err)
 		}
 	}
@@ -215,7 +249,7 @@ func (s *Store) Sweep() error {
 		return fmt.Errorf("sweeping: %w", err)
 	}
 	for _, e := range entries {
-		if of, ok := durable.Leftover(e.Name()); ok && (of == fileNextKey || of == filepath.Base(s.renewedFile)) {
+		if of, ok := durable.Leftover(e.Name()); ok && (of == fileNextKey || of == filePrevious || of == filepath.Base(s.renewedFile)) {
 			if err := durable.Remove(filepath.Join(dir, e.Name())); err != nil {
 				return fmt.Errorf("sweeping: %w", err)
 			}
@@ -237,23 +271,43 @@ func samePublic(key crypto.Signer, public crypto.PublicKey) bool {
 	return ok && own.Equal(public)
 }
 
-// load returns the credential that was issued last, of those that are good.
-func (s *Store) load(now time.Time) (*Credential, Identity, error) {
+// load returns the credential that was issued last of those that are valid now,
+// and if none is, of those that have only expired.
+func (s *Store) load(now time.Time) (*holding, error) {
 	issued, err := LoadCredential(s.keyFile, s.chainFile)
 	if err != nil {
-		return nil, Identity{}, err
+		return nil, err
 	}
-	id, err := s.verify(issued, now)
-	renewed, renewing := s.loadRenewed()
-	if renewed != nil && (err != nil || renewed.leaf.NotBefore.After(issued.leaf.NotBefore)) {
-		if id, renewing := s.verify(renewed, now); renewing == nil {
-			return renewed, id, nil
+	found, errs := []*Credential{issued}, []error(nil)
+	if s.renewedFile != "" {
+		for _, file := range []string{s.renewedFile, s.beside(filePrevious)} {
+			c, err := readRenewed(file)
+			if errs = append(errs, err); c != nil {
+				found = append(found, c)
+			}
 		}
 	}
-	if err != nil {
-		return nil, Identity{}, errors.Join(err, renewing)
+	h := &holding{replaced: make(chan struct{})}
+	for _, c := range found {
+		id, err := s.verify(c, now)
+		if err != nil {
+			errs = append(errs, err)
+		} else if h.credential == nil || c.goesBefore(h.credential, now) {
+			h.credential, h.identity, h.bundles = c, id, c == issued
+		}
 	}
-	return issued, id, nil
+	if h.credential == nil {
+		return nil, errors.Join(errs...)
+	}
+	return h, nil
+}
+
+// goesBefore reports whether c is to be used rather than other.
+func (c *Credential) goesBefore(other *Credential, now time.Time) bool {
+	if ended := now.After(c.leaf.NotAfter); ended != now.After(other.leaf.NotAfter) {
+		return !ended
+	}
+	return c.leaf.NotBefore.After(other.leaf.NotBefore)
 }
 
 // verify verifies a credential as of now or, if it may be renewed, as of its
@@ -265,12 +319,10 @@ func (s *Store) verify(c *Credential, now time.Time) (Identity, error) {
 	return s.verifier.Verify(c.leaf, c.issuer, UsageSign, now)
 }
 
-// loadRenewed returns nil if nothing was renewed yet, or nothing whole is there.
-func (s *Store) loadRenewed() (*Credential, error) {
-	if s.renewedFile == "" {
-		return nil, nil
-	}
-	b, err := readFile(s.renewedFile, maxKeyFile+maxChainFile, true)
+// readRenewed reads key and chain from one file. It returns nil if there is none,
+// or nothing whole in it.
+func readRenewed(path string) (*Credential, error) {
+	b, err := readFile(path, maxKeyFile+maxChainFile, true)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -279,11 +331,11 @@ func (s *Store) loadRenewed() (*Credential, error) {
 	}
 	block, chain := pem.Decode(b)
 	if block == nil {
-		return nil, fmt.Errorf("reading renewed credential %s: no PEM", s.renewedFile)
+		return nil, fmt.Errorf("reading renewed credential %s: no PEM", path)
 	}
 	c, err := ParseCredential(b[:len(b)-len(chain)], chain)
 	if err != nil {
-		return nil, fmt.Errorf("reading renewed credential %s: %w", s.renewedFile, err)
+		return nil, fmt.Errorf("reading renewed credential %s: %w", path, err)
 	}
 	return c, nil
 }

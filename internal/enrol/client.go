@@ -198,7 +198,7 @@ func (c *Client) ask(ctx context.Context, method, path, contentType string, body
 		return nil, fmt.Errorf("its answer is over %d bytes long", limit)
 	case response.StatusCode != http.StatusOK:
 		refused := &Refused{Status: response.StatusCode, Text: oneLine(answer)}
-		if seconds, err := strconv.ParseUint(response.Header.Get("Retry-After"), 10, 16); err == nil {
+		if seconds, err := strconv.ParseUint(response.Header.Get("Retry-After"), 10, 32); err == nil {
 			refused.RetryAfter = time.Duration(seconds) * time.Second
 		}
 		return nil, refused

@@ -4,7 +4,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"maps"
 	"time"
 
 	"levee/envelope"
@@ -23,14 +22,15 @@ type Checker struct {
 
 	// What the entries with an order, as far as the checker has seen them, do not
 	// allow those that follow.
-	latest int64             // the highest time of one, ms since the epoch
-	number uint64            // of the list after the last revocation
-	orders map[wire.ID]int64 // when each expires, ms since the epoch; those that could still be followed at latest less MaxFall
+	latest int64  // the highest time of one since time was taken back, ms since the epoch
+	number uint64 // of the list after the last revocation
+	orders map[wire.ID]bool
 }
 
 // MaxFall is how far the time of an entry with an order may be below that of an
 // earlier one. Between two orders of people whose clocks are right it never is
-// further: each is followed within its life.
+// further: each is followed within its life. Beyond it only a revocation by the
+// people's authority takes the time back.
 const MaxFall = MaxOrderLife + maxAhead
 
 // NewChecker returns a checker of the journal of one authority, which begins
@@ -38,7 +38,7 @@ const MaxFall = MaxOrderLife + maxAhead
 // followed again, only a checker that began at the start can tell.
 func NewChecker(root *x509.Certificate, v *pki.Verifier, authority pki.Authority, journal string, at Position) *Checker {
 	return &Checker{root: root, verifier: v, authority: authority, journal: journal, at: at,
-		orders: make(map[wire.ID]int64)}
+		orders: make(map[wire.ID]bool)}
 }
 
 // Position returns how far the checker has come.
@@ -91,24 +91,25 @@ func (c *Checker) next(line []byte) (Entry, error) {
 	return e, c.once(&e, order)
 }
 
-// once refuses an entry whose order was followed before, and takes note of it. An
-// order that is forgotten here has expired for good: the time of what follows
-// falls by no more than MaxFall.
+// once refuses an entry whose order was followed before, and takes note of it. It
+// forgets none, because time can be taken back to when an order was fresh.
 func (c *Checker) once(e *Entry, order *SignedOrder) error {
-	_, known := c.orders[order.ID]
+	back := order.TakesBack(e.Time, c.latest)
 	switch {
-	case known:
+	case c.orders[order.ID]:
 		return fmt.Errorf("order %s is followed twice", order.ID)
-	case e.Time < c.latest-MaxFall.Milliseconds():
+	case !back && e.Time < c.latest-MaxFall.Milliseconds():
 		return fmt.Errorf("its time is %s before that of an earlier order", time.Duration(c.latest-e.Time)*time.Millisecond)
-	case e.Kind == Revocation && c.number != 0 && e.Number <= c.number, e.Kind == Readmission && e.Number < c.number:
+	case !back && e.Kind == Revocation && c.number != 0 && e.Number <= c.number, e.Kind == Readmission && e.Number < c.number:
 		return fmt.Errorf("the number of the list goes from %d to %d", c.number, e.Number)
 	}
-	c.orders[order.ID], c.latest = order.Expires, max(c.latest, e.Time)
+	c.orders[order.ID], c.latest = true, max(c.latest, e.Time)
+	if back {
+		c.latest = e.Time
+	}
 	if e.Kind == Revocation {
 		c.number = e.Number
 	}
-	maps.DeleteFunc(c.orders, func(_ wire.ID, expires int64) bool { return expires < c.latest-MaxFall.Milliseconds() })
 	return nil
 }
 

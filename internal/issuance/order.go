@@ -286,6 +286,14 @@ func (o *SignedOrder) Fresh(now time.Time) error {
 	return nil
 }
 
+// TakesBack reports whether following o at the time at, ms since the epoch, takes
+// the time of a journal back, whose highest of an entry with an order is latest.
+// The clocks were ahead then, and only the people's authority can say so: by a
+// revocation, which makes the list anew.
+func (o *SignedOrder) TakesBack(at, latest int64) bool {
+	return o.Kind == Revoke && o.ByAuthority && at < latest-MaxFall.Milliseconds()
+}
+
 // fits refuses an entry that records another thing than its order asks for.
 func (o *SignedOrder) fits(e *Entry) error {
 	var ok bool

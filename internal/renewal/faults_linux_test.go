@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -167,7 +168,7 @@ type scene struct {
 }
 
 // scenes are a bundle that was never renewed, also with a pinned key; one that
-// was; and one that was asked for, and the answer was lost.
+// was, once and twice; and one that was asked for, and the answer was lost.
 func scenes(t *testing.T) map[string]scene {
 	t.Helper()
 	must := func(err error) {
@@ -212,7 +213,8 @@ func scenes(t *testing.T) map[string]scene {
 	pinned, lost := with(bundle, nil), with(bundle, map[string][]byte{"renewing.key": askedKey})
 	pinned.kept = true
 	lost.issued = map[string]*x509.Certificate{string(asked.RawSubjectPublicKeyInfo): asked}
-	return map[string]scene{"bundle": with(bundle, nil), "pinned": pinned, "lost answer": lost,
+	again := with(renewed, map[string][]byte{"renewed.pem": slices.Concat(renewedKey, renewedChain), "renewed.previous": slices.Concat(bundleKey, bundleChain)})
+	return map[string]scene{"renewed twice": again, "bundle": with(bundle, nil), "pinned": pinned, "lost answer": lost,
 		"renewed": with(renewed, map[string][]byte{"renewed.pem": slices.Concat(renewedKey, renewedChain)})}
 }
 
@@ -265,7 +267,18 @@ func (s scene) repaired(t *testing.T, after, dir string, o *once) {
 	for _, e := range entries {
 		names = append(names, e.Name())
 	}
-	if !slices.Equal(names, []string{"renewed.pem", "tls.key", "tls.pem"}) {
+	want := []string{"renewed.pem", "tls.key", "tls.pem"}
+	if before := s.files["renewed.pem"]; before != nil {
+		// What cannot be read again and again cannot be kept either.
+		kept, err := os.ReadFile(filepath.Join(dir, "renewed.previous"))
+		if !slices.Equal(kept, before) && !(strings.Contains(after, "and all after it") && slices.Equal(kept, s.files["renewed.previous"])) {
+			t.Errorf("after %s the one before is not kept: %v", after, err)
+		}
+		if err == nil {
+			want = []string{"renewed.pem", "renewed.previous", "tls.key", "tls.pem"}
+		}
+	}
+	if !slices.Equal(names, want) {
 		t.Errorf("after %s these stay: %v", after, names)
 	}
 }

@@ -6,8 +6,10 @@
 // certificate has a new key, unless the site document pins this part's key;
 // that the old credential stays in use until the new one is on disk; that an
 // answer which is lost, or cannot be kept, is asked for again with the same key,
-// also after a restart. It stops nothing: a part whose certificate has expired
-// goes on asking, and says so.
+// also after a restart, and one that nothing can come of is asked for with
+// another; and that clocks which were ahead for a while, and are right again,
+// leave the part a certificate that is valid, if it has one. It stops nothing: a
+// part whose certificate has expired goes on asking, and says so.
 //
 // It does not know what the credential is used for. Sessions watch the Store.
 package renewal
@@ -36,8 +38,15 @@ const (
 	shortestLook = 100 * time.Millisecond
 	firstRetry   = time.Second
 	longestRetry = 10 * time.Minute
-	longestVain  = time.Hour // while nothing that the authority issues lasts longer
+	longestVain  = time.Hour // while nothing that the issuer gives would be of use, or as long as it asks for
+	hurryEach    = time.Hour
 )
+
+// maxAhead is how far the issuer's clock may be ahead of ours: what begins later
+// was issued by a clock that is wrong, and we do not wait for it.
+const maxAhead = time.Minute
+
+var errAhead = errors.New("the issuer's clock, or ours, is wrong: its certificate is not valid yet")
 
 // Issuer answers requests for certificates; *enrol.Client is one.
 type Issuer interface {
@@ -65,23 +74,20 @@ type Renewal struct {
 	retry   time.Duration  // 0: the last attempt succeeded, and was of use
 	earlier time.Time      // of the last attempt
 	share   float64        // where in its second third of life a certificate is renewed, 0 to 1
+	reread  time.Time      // when other credentials were last looked for
+	early   string         // serial number of the one that was last said not to be valid yet
+
+	hurry   chan struct{}
+	hurried time.Time // when Hurry was last heeded
+	pressed bool      // since then nothing was renewed
 }
-
-// warning is the worst that was said of the current certificate.
-type warning uint8
-
-const (
-	saidNothing warning = iota
-	saidLate
-	saidExpired
-)
 
 // New checks the configuration.
 func New(c Config) (*Renewal, error) {
 	if c.Store == nil || c.Log == nil {
 		return nil, errors.New("renewing: store or logger is missing")
 	}
-	return &Renewal{config: c, said: make(map[string]int), share: mathrand.Float64()}, nil
+	return &Renewal{config: c, said: make(map[string]int), share: mathrand.Float64(), hurry: make(chan struct{}, 1)}, nil
 }
 
 // Run renews until ctx ends.
@@ -94,9 +100,30 @@ func (r *Renewal) Run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-r.hurry:
+			r.press(time.Now())
 		case <-time.After(r.look(time.Now())):
 		}
 	}
+}
+
+// Hurry asks Run for a renewal before it is due, for who is put out again and
+// again with a certificate that is good: the broker may know a newer one of the
+// same machine, a thief's, and lets in whoever renewed last. It is heeded once an
+// hour: whoever cuts our connections could call for it as well. It does not wait.
+func (r *Renewal) Hurry() {
+	select {
+	case r.hurry <- struct{}{}:
+	default:
+	}
+}
+
+func (r *Renewal) press(now time.Time) {
+	if passed := now.Sub(r.hurried); passed >= 0 && passed < hurryEach {
+		return
+	}
+	r.hurried, r.pressed = now, true
+	r.config.Log.Warn("the certificate is renewed before it is due: its sessions are ended at once, as those of an older certificate are")
 }
 
 // life returns when leaf was issued, as far as it says so, and for how long.
@@ -127,8 +154,8 @@ func (r *Renewal) step(ctx context.Context, now time.Time) {
 	if r.config.Root != nil {
 		r.warnOfAuthority("root", r.config.Root, now)
 	}
-	leaf := r.config.Store.Current().Leaf()
-	if now.Before(r.due(leaf)) {
+	leaf := r.held(now)
+	if now.Before(r.due(leaf)) && !now.Before(leaf.NotBefore) && !r.pressed {
 		return
 	}
 	r.warn(leaf, now)
@@ -145,11 +172,34 @@ func (r *Renewal) step(ctx context.Context, now time.Time) {
 			slog.Duration("again_in", r.retry.Round(time.Millisecond)))
 		return
 	}
-	r.retry, r.share = r.vain(), mathrand.Float64()
+	r.retry, r.share, r.pressed = r.vain(), mathrand.Float64(), false
 	if r.retry == 0 {
 		r.warned = saidNothing
 	}
 	r.config.Log.Info("certificate renewed", slog.Time("until", r.config.Store.Current().Leaf().NotAfter))
+}
+
+// held returns the certificate in use. One that is not valid now makes way for
+// another that is on disk: clocks were wrong, and are right again.
+func (r *Renewal) held(now time.Time) *x509.Certificate {
+	leaf := r.config.Store.Current().Leaf()
+	_, whole := life(leaf)
+	passed := now.Sub(r.reread)
+	if !now.Before(leaf.NotBefore) && !now.After(leaf.NotAfter) || passed >= 0 && passed < min(longestRetry, whole/20) {
+		return leaf
+	}
+	r.reread = now
+	err := r.config.Store.Reload()
+	next := r.config.Store.Current().Leaf()
+	if serial := leaf.SerialNumber.Text(16); now.Before(leaf.NotBefore) && serial != r.early {
+		r.early = serial
+		attrs := []any{slog.Time("from", leaf.NotBefore), slog.Time("used_until", next.NotAfter)}
+		if err != nil {
+			attrs = append(attrs, slog.Any("error", err))
+		}
+		r.config.Log.Error("the certificate is not valid yet: a clock was ahead when it was issued; the one before is used, if there is one, and another asked for", attrs...)
+	}
+	return next
 }
 
 // endsWithAuthority reports whether nothing that the current credential's
@@ -166,8 +216,14 @@ func (r *Renewal) vain() time.Duration {
 	if !r.endsWithAuthority() {
 		return 0
 	}
-	_, whole := life(r.config.Store.Current().Issuer())
-	wait := max(shortestLook, min(longestVain, whole/20))
+	return atLeast(longestVain, r.config.Store.Current().Issuer())
+}
+
+// atLeast is a wait that is no shorter, unless a life as short as that of cert
+// would pass in it.
+func atLeast(wait time.Duration, cert *x509.Certificate) time.Duration {
+	_, whole := life(cert)
+	wait = max(shortestLook, min(wait, longestVain, whole/20))
 	return wait + time.Duration(mathrand.Int64N(int64(wait/4)+1))
 }
 
@@ -175,62 +231,15 @@ func (r *Renewal) vain() time.Duration {
 // that a short life would pass, and as long as the issuer asks for.
 func (r *Renewal) after(err error, leaf *x509.Certificate) time.Duration {
 	_, whole := life(leaf)
-	bound := max(shortestLook, min(longestRetry, whole/20))
-	wait := min(bound, max(firstRetry, 2*r.retry))
-	var refused *enrol.Refused
-	if errors.As(err, &refused) {
-		wait = min(bound, max(wait, refused.RetryAfter))
+	wait := min(max(shortestLook, min(longestRetry, whole/20)), max(firstRetry, 2*r.retry))
+	wait = wait/2 + time.Duration(mathrand.Int64N(int64(wait/2)+1))
+	if refused := (*enrol.Refused)(nil); errors.As(err, &refused) && refused.RetryAfter > 0 {
+		return max(wait, atLeast(refused.RetryAfter, leaf))
 	}
-	return wait/2 + time.Duration(mathrand.Int64N(int64(wait/2)+1))
-}
-
-func (r *Renewal) warn(leaf *x509.Certificate, now time.Time) {
-	_, whole := life(leaf)
-	left := leaf.NotAfter.Sub(now)
-	attrs := []any{slog.Time("until", leaf.NotAfter), slog.String("remedy", "see that the issuer runs and is reached, or carry a new bundle here")}
-	ends := r.endsWithAuthority()
-	if ends {
-		attrs[1] = slog.String("remedy", "its authority ends as well, so no renewal lasts longer: the deployer makes a new one in time")
+	if errors.Is(err, pki.ErrEndsEarlier) { // and so would the next, most likely: a lifetime was lowered
+		return max(wait, atLeast(longestVain, leaf))
 	}
-	switch {
-	case left <= 0 && r.warned < saidExpired:
-		r.warned = saidExpired
-		attrs[1] = slog.String("remedy", "an operator readmits it: levee pki readmit")
-		r.config.Log.Error("the certificate has expired: nobody takes it any more", attrs...)
-	case left > 0 && ends && r.warned < saidLate:
-		r.warned = saidLate
-		r.config.Log.Warn("the certificate ends with its authority", attrs...)
-	case left > 0 && left < whole/3 && r.warned < saidLate:
-		r.warned = saidLate
-		r.config.Log.Warn("less than a third of the certificate's life is left", attrs...)
-	}
-}
-
-// warnOfAuthority says that a CA comes to its end: 30, 14, 7 and 1 days before,
-// and when it has. Those of an evaluation never last longer than 7 days, and
-// their last one counts.
-func (r *Renewal) warnOfAuthority(what string, cert *x509.Certificate, now time.Time) {
-	left := cert.NotAfter.Sub(now)
-	for _, days := range []int{0, 1, 7, 14, 30} {
-		if left > time.Duration(days)*24*time.Hour {
-			continue
-		}
-		if days > 1 && r.config.Root != nil && pki.IsEvaluation(r.config.Root) {
-			return
-		}
-		serial := cert.SerialNumber.Text(16)
-		if last, said := r.said[serial]; said && last <= days {
-			return
-		}
-		r.said[serial] = days
-		attrs := []any{slog.String("certificate", what), slog.Time("until", cert.NotAfter), slog.String("remedy", "the deployer makes a new one, and carries new bundles: docs/deploying.md")}
-		if days == 0 {
-			r.config.Log.Error("a certificate authority has expired: nothing below it counts any more", attrs...)
-		} else {
-			r.config.Log.Warn("a certificate authority ends soon", append(attrs, slog.Int("days", days))...)
-		}
-		return
-	}
+	return wait
 }
 
 // Now asks the issuer once, whatever the clock says, and keeps what it answers.
@@ -256,8 +265,8 @@ func (r *Renewal) Now(ctx context.Context) error {
 // hopeless reports whether an attempt failed in a way in which each attempt with
 // the same key would.
 func hopeless(err error) bool {
-	if errors.Is(err, pki.ErrEndsEarlier) {
-		return true // a person has carried a new bundle since it was issued
+	if errors.Is(err, pki.ErrEndsEarlier) || errors.Is(err, errAhead) {
+		return true // a person has carried a new bundle since it was issued; a clock was wrong
 	}
 	var refused *enrol.Refused
 	if !errors.As(err, &refused) || refused.Status != http.StatusForbidden {
@@ -279,8 +288,8 @@ func (r *Renewal) ask(ctx context.Context, id pki.Identity, key crypto.Signer) e
 	if err != nil {
 		return err
 	}
-	if public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok || !public.Equal(leaf.PublicKey) {
-		return errors.New("the issuer's certificate is for another key")
+	if time.Until(leaf.NotBefore) > maxAhead {
+		return fmt.Errorf("%w, but from %s on", errAhead, leaf.NotBefore.UTC().Format(time.RFC3339))
 	}
 	keyPEM, chainPEM, err := pki.MarshalCredential(key, leaf, issuer)
 	if err != nil {

@@ -149,10 +149,14 @@ func Open(s Settings, now time.Time) (*Bundle, error) {
 
 // failed says what to do about a bundle that lacks a file.
 func (s Settings) failed(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("opening bundle %s: %w; carry the bundle here again", s.Bundle, err)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("opening bundle %s: %w", s.Bundle, err)
 	}
-	return fmt.Errorf("opening bundle %s: %w", s.Bundle, err)
+	remedy := "carry the bundle here again"
+	if missing, ok := errors.AsType[*fs.PathError](err); ok && (missing.Path == s.file(FileKey) || missing.Path == s.file(FileChain)) {
+		remedy += ", or, if the machine is to make its own key: levee pki join"
+	}
+	return fmt.Errorf("opening bundle %s: %w; %s", s.Bundle, err, remedy)
 }
 
 func open(s Settings, trust Trust, now time.Time) (*Bundle, error) {

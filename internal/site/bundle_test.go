@@ -43,6 +43,21 @@ func TestOpen(t *testing.T) {
 	}
 }
 
+// What is missing is named, and with it what to do.
+func TestAFileIsMissing(t *testing.T) {
+	for name, joins := range map[string]bool{site.FileKey: true, site.FileChain: true, site.FileRoot: false, site.FileDocument: false, site.FilePolicy: false} {
+		s := settings(t, layout(t, false), identity("melb", pki.RoleSensor, "web-1"))
+		if err := os.Remove(filepath.Join(string(s.Bundle), name)); err != nil {
+			t.Fatal(err)
+		}
+		_, err := site.Open(s, time.Now())
+		if err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "; carry the bundle here again") ||
+			strings.Contains(err.Error(), "levee pki join") != joins {
+			t.Errorf("without %s: %v", name, err)
+		}
+	}
+}
+
 // The public part opens without a key or a state directory, for auditors.
 func TestOpenTrust(t *testing.T) {
 	s := settings(t, layout(t, false), identity("melb", pki.RoleSensor, "web-1"))

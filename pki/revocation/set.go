@@ -6,8 +6,11 @@
 // of that very site, with the key that the site document pins for it, that a
 // list never makes way for one of a lower number, or for another one of the same
 // number, and that both hold across restarts: the newest list is kept on disk as
-// it was signed, and verified again when it is read. Whoever asks while a list is
-// applied gets the answer of the old list or of the new one.
+// it was signed, and verified again when it is read, but for the pin, by which it
+// was judged when it came. Whoever asks while a list is applied gets the answer of
+// the old list or of the new one. One exception: a list from the future, of clocks
+// that were ahead, makes way for one of a lower number that revokes all that it
+// does.
 //
 // It does not guarantee that it knows everything: whoever stands in between can
 // withhold lists. So it says how old the newest is, and raises an alarm once it
@@ -136,6 +139,11 @@ func (s *Set) apply(raw []byte, now time.Time) (changed bool, err error) {
 	case fresh.time < now.UnixMilli()-skew:
 		return false, refuse(envelope.Stale, "it is stale")
 	}
+	// An issuer that is not pinned is none: whoever holds the machine CA makes
+	// issuers of any name.
+	if match, _ := s.config.Document.Pinned(fresh.signer.Sender(), fresh.leaf); !match {
+		return false, refuse(envelope.BadPin, "it is signed with a key that the site document does not pin for "+fresh.signer.Sender())
+	}
 	s.applying.Lock()
 	defer s.applying.Unlock()
 	old := s.current.Load()
@@ -143,12 +151,16 @@ func (s *Set) apply(raw []byte, now time.Time) (changed bool, err error) {
 		return false, refuse(envelope.Revoked, "the certificate of "+fresh.signer.Sender()+" is revoked")
 	}
 	same := slices.Equal(fresh.revoked, old.revoked)
+	ahead := old.time > now.UnixMilli()+s.config.Skew.Milliseconds()
 	switch {
+	case ahead && fresh.number < old.number && fresh.repeats(old):
+		s.config.Log.Error("a list of revocations from the future made way for one of a lower number: clocks were ahead when it was signed",
+			slog.Uint64("number", fresh.number), slog.Uint64("before", old.number), slog.Time("signed", time.UnixMilli(old.time)))
 	case fresh.number < old.number:
 		return false, refuse(envelope.BadContent, fmt.Sprintf("it is number %d, and number %d is in force", fresh.number, old.number))
 	case fresh.number == old.number && !same:
 		return false, refuse(envelope.BadContent, fmt.Sprintf("number %d is in force with other entries", old.number))
-	case fresh.number == old.number && fresh.time <= old.time:
+	case fresh.number == old.number && fresh.time <= old.time && !ahead:
 		return false, nil
 	}
 	s.current.Store(fresh)
@@ -186,6 +198,21 @@ func (l *list) covers(id pki.Identity, leaf *x509.Certificate) bool {
 	}
 	leaf.SerialNumber.FillBytes(serial[:])
 	return l.serials[serial]
+}
+
+// repeats reports whether the list revokes whatever old does. The times may
+// differ: those of old may be of a clock that was ahead.
+func (l *list) repeats(old *list) bool {
+	for _, r := range old.revoked {
+		again, ok := l.senders[r.Sender]
+		if r.Sender == "" {
+			ok = l.serials[r.Serial]
+		}
+		if !ok || again.Generation < r.Generation {
+			return false
+		}
+	}
+	return true
 }
 
 // MinimumGeneration returns the lowest generation of the key of sender

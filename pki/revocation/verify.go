@@ -22,7 +22,7 @@ func (r refusal) Unwrap() error { return r.reason }
 func refuse(r envelope.Reason, text string) error { return refusal{reason: r, text: text} }
 
 // verify reads a signed list and checks everything about it that the list in
-// force and the clock have no part in.
+// force, the clock and the site document have no part in.
 //
 // The signature is verified as of the message's own time, like any message's.
 // So a list that was kept still holds when its signer's certificate has ended.
@@ -41,11 +41,6 @@ func (s *Set) verify(raw []byte) (*list, error) {
 	id, leaf, err := m.VerifySignature(s.config.Verifier, time.UnixMilli(m.Time))
 	if err != nil {
 		return nil, refuse(envelope.ReasonOf(err), "its signature is not that of "+topic.Sender())
-	}
-	// An issuer that is not pinned is none: whoever holds the machine CA makes
-	// issuers of any name.
-	if match, _ := s.config.Document.Pinned(id.Sender(), leaf); !match {
-		return nil, refuse(envelope.BadPin, "it is signed with a key that the site document does not pin for "+id.Sender())
 	}
 	var payload wire.Revocations
 	if err := wire.DecodeExact(m.Payload, &payload); err != nil {

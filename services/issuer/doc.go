@@ -5,7 +5,8 @@
 // journal is on stable storage; that an identity comes from a verified
 // certificate, or from a person's signed token, and never from a request; that
 // what is revoked gets nothing; that every order is carried out once, and is in
-// the journal before it is; that the number of the revocation list never falls.
+// the journal before it is; that the number of the revocation list never falls,
+// unless the people's authority says that clocks were ahead.
 // Everything that it decides by follows from the journal, so a process that was
 // killed at any moment goes on where it was.
 //

@@ -64,7 +64,7 @@ func TestFileOperationsFail(t *testing.T) {
 			}
 		}
 		gone := identity("melb", pki.RoleSensor, fmt.Sprintf("gone-%d", round))
-		if a := r.do(&p, "POST", "/v1/orders", c.order(issuance.Revoke, orderOf(gone), p, time.Now())); a.status == 200 {
+		if a := r.do(&p, "POST", "/v1/orders", c.order(issuance.Revoke, orderOf(gone), c.people("melb"), time.Now())); a.status == 200 {
 			revoked = append(revoked, gone.Sender())
 		}
 		return true

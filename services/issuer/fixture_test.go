@@ -212,6 +212,9 @@ func (w *world) serve(o options) *rig {
 		o.own = w.holder(iss1, time.Now())
 	}
 	r.store = w.storeOf(o.own, r.dir)
+	if o.more == nil {
+		o.more = w.bundles(web1, web2)
+	}
 	a := w.issuers[machines("melb")]
 	var err error
 	r.issuer, err = New(Config{Identity: iss1, Authority: a, Root: w.root.Certificate, Verifier: w.verifier, Pins: o.pins,
@@ -242,6 +245,16 @@ func (w *world) serve(o options) *rig {
 	})
 	w.t.Cleanup(r.stop)
 	return r
+}
+
+// bundles are what provisioning issued long ago: the issuer knows of these.
+func (w *world) bundles(ids ...pki.Identity) func() ([]*x509.Certificate, error) {
+	w.t.Helper()
+	var certs []*x509.Certificate
+	for _, id := range ids {
+		certs = append(certs, w.holder(id, w.issuers[id.Authority()].Certificate.NotBefore.Add(2*time.Hour)).leaf)
+	}
+	return func() ([]*x509.Certificate, error) { return certs, nil }
 }
 
 // storeOf writes a holder's credential into dir and opens it.

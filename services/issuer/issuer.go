@@ -43,6 +43,8 @@ type Credentials interface {
 	Current() *pki.Credential
 	// Replace keeps a key and a chain (PEM), and uses them from now on.
 	Replace(key, chain []byte) error
+	// Reload goes back to what is valid now of what is kept.
+	Reload() error
 }
 
 // Config is what an issuer needs. All fields but More and Seen are required.
@@ -74,7 +76,8 @@ type Issuer struct {
 	ledger    *ledger
 	journal   Journal
 	refusals  *tally
-	changed   chan struct{} // of one: the list has changed
+	orders    *limiter[string] // by signer
+	changed   chan struct{}    // of one: the list has changed
 	issued    map[issuance.Cause]*atomic.Uint64
 
 	deciding sync.Mutex // from looking into the ledger until the journal has it
@@ -100,7 +103,7 @@ func New(c Config) (*Issuer, error) {
 		issued[cause] = new(atomic.Uint64)
 	}
 	return &Issuer{config: c, issued: issued, authority: c.Identity.Authority(), ledger: newLedger(c.Identity.Authority()),
-		refusals: newTally(c.Log), changed: make(chan struct{}, 1)}, nil
+		refusals: newTally(c.Log), orders: newLimiter[string](ordersEach, ordersAtOnce), changed: make(chan struct{}, 1)}, nil
 }
 
 // Restore takes note of an entry that the journal holds already.
@@ -153,6 +156,11 @@ func (s *Issuer) renew(ctx context.Context, p *peer, request *x509.CertificateRe
 	if s.ledger.Revoked(p.id, p.leaf) {
 		return nil, refuse(http.StatusForbidden, ReasonRevoked, "the certificate is revoked")
 	}
+	if s.ledger.endedSince(p.leaf, now) {
+		// A clock that was set back would renew whatever was stolen since.
+		return nil, refuse(http.StatusServiceUnavailable, ReasonExpired,
+			"the certificate had ended when this issuer carried out an order: its clock was wrong then, or is now").after(time.Minute)
+	}
 	again, err := s.checkKey(p.id, p.leaf, request)
 	if err != nil {
 		return nil, err
@@ -162,7 +170,9 @@ func (s *Issuer) renew(ctx context.Context, p *peer, request *x509.CertificateRe
 	}
 	if again != nil && (now.UnixMilli() < again.notAfter || !p.expired) {
 		// The answer to an earlier attempt was lost: it is given again.
-		return s.handedOut(p.id, *again, now)
+		if leaf, err := s.handedOut(p.id, *again, now); leaf != nil || err != nil {
+			return leaf, err
+		}
 	}
 	cause, mayRenew := issuance.CauseRenewal, true
 	if p.expired {
@@ -185,7 +195,7 @@ func (s *Issuer) renew(ctx context.Context, p *peer, request *x509.CertificateRe
 	if err := awaited(ctx); err != nil {
 		return nil, err
 	}
-	return s.issue(p.id, request, names, issuance.Record{Kind: issuance.Issuance, Cause: cause}, now)
+	return s.issue(p.id, request, names, issuance.Record{Kind: issuance.Issuance, Cause: cause}, p.leaf, now)
 }
 
 // awaited refuses to begin an issue that nobody waits for any more. What a slow
@@ -255,22 +265,32 @@ func (s *Issuer) join(ctx context.Context, token []byte, request *x509.Certifica
 		return nil, err
 	}
 	if s.ledger.carriedOut(order.ID) {
-		if again != nil {
-			return s.handedOut(id, *again, now)
+		if again == nil {
+			return nil, refuse(http.StatusConflict, ReasonUsed, "the token was used before")
 		}
-		return nil, refuse(http.StatusConflict, ReasonUsed, "the token was used before")
+		if leaf, err := s.handedOut(id, *again, now); leaf != nil || err != nil {
+			return leaf, err
+		}
+		return s.issue(id, request, ca.Names{}, issuance.Record{Kind: issuance.Issuance, Cause: issuance.CauseRenewal}, nil, now)
 	}
 	if again != nil {
 		return nil, refuse(http.StatusForbidden, ReasonKey, "the key was used before")
 	}
+	if until := s.ledger.holds(id.Sender(), now); until != 0 && order.Leaf != nil {
+		// One person would take a living machine's place.
+		return nil, refuse(http.StatusForbidden, ReasonOrder, fmt.Sprintf("%s holds a certificate until %s: revoke it first, or let the people's authority sign the token",
+			id.Sender(), time.UnixMilli(until).UTC().Format(time.RFC3339)))
+	}
 	if err := awaited(ctx); err != nil {
 		return nil, err
 	}
-	return s.issue(id, request, ca.Names{}, issuance.Record{Kind: issuance.Issuance, Cause: issuance.CauseJoin, Order: token}, now)
+	return s.issue(id, request, ca.Names{}, issuance.Record{Kind: issuance.Issuance, Cause: issuance.CauseJoin, Order: token}, nil, now)
 }
 
 // issue makes a certificate, writes it into the journal, and only then returns it.
-func (s *Issuer) issue(id pki.Identity, request *x509.CertificateRequest, names ca.Names, r issuance.Record, now time.Time) (*x509.Certificate, error) {
+// One that would end before shown, which may be nil, serves nobody: its owner
+// would go on with shown.
+func (s *Issuer) issue(id pki.Identity, request *x509.CertificateRequest, names ca.Names, r issuance.Record, shown *x509.Certificate, now time.Time) (*x509.Certificate, error) {
 	leaf, err := ca.IssueLeaf(s.config.Authority, id, request.PublicKey, names, s.config.Lifetime, now)
 	if err != nil {
 		return nil, refuse(http.StatusForbidden, ReasonProfile, "no certificate can be issued for this identity and key").because(err)
@@ -279,6 +299,10 @@ func (s *Issuer) issue(id pki.Identity, request *x509.CertificateRequest, names 
 		// It is backdated, and would be revoked before it is used.
 		wait := time.UnixMilli(since).Sub(leaf.NotBefore)
 		return nil, refuse(http.StatusServiceUnavailable, ReasonRevoked, "the identity was revoked just now; ask again").after(wait)
+	}
+	if shown != nil && leaf.NotAfter.Before(shown.NotAfter) {
+		return nil, refuse(http.StatusServiceUnavailable, ReasonProfile,
+			"a new certificate would end before the one that it renews").after(shown.NotAfter.Sub(leaf.NotAfter))
 	}
 	r.Certificate = leaf
 	e, err := s.record(r, now)
@@ -304,7 +328,9 @@ func (s *Issuer) record(r issuance.Record, now time.Time) (issuance.Entry, error
 	return e, nil
 }
 
-// handedOut returns a certificate from its journal entry.
+// handedOut returns a certificate from its journal entry. It returns nil for one
+// that is not valid yet: the clock was ahead when it was issued, its owner has no
+// use for it, and gets another for the same key.
 func (s *Issuer) handedOut(id pki.Identity, c certificate, now time.Time) (*x509.Certificate, error) {
 	if now.UnixMilli() >= c.notAfter {
 		return nil, refuse(http.StatusForbidden, ReasonKey, "the key was used before")
@@ -325,6 +351,9 @@ func (s *Issuer) handedOut(id pki.Identity, c certificate, now time.Time) (*x509
 	}
 	if e.Certificate.CheckSignatureFrom(s.config.Authority.Certificate) != nil {
 		return nil, refuse(http.StatusForbidden, ReasonKey, "the key was used before, under an authority that was replaced")
+	}
+	if now.Before(e.Certificate.NotBefore) {
+		return nil, nil
 	}
 	return e.Certificate, nil
 }

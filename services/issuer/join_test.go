@@ -189,3 +189,48 @@ func serveTLS(t *testing.T, h holder, told func()) (address string) {
 	t.Cleanup(s.Close)
 	return s.Listener.Addr().String()
 }
+
+// A key that has its certificate, and a token as old as a revocation, join nobody.
+func TestJoinBoundaries(t *testing.T) {
+	w := newWorld(t)
+	r := w.serve(options{})
+	now, p := time.Now(), w.holder(ann, time.Now())
+	key := w.key(pki.RoleSensor)
+	r.issued(r.renew(w.holder(web1, now), key), web1, key)
+	r.refused("a key that has its certificate", r.join(key, w.order(issuance.Join, issuance.Order{Targets: []string{web1.Sender()}, SPKI: spkiOf(w, key)}, p, now)), 403, ReasonKey)
+	key = w.key(pki.RoleSensor)
+	token := w.order(issuance.Join, issuance.Order{Targets: []string{web2.Sender()}, SPKI: spkiOf(w, key)}, p, now)
+	r.issuer.ledger.before[web2.Sender()] = now.UnixMilli()
+	r.refused("a token of the revocation's own time", r.join(key, token), 403, ReasonRevoked)
+}
+
+// An operator lets nobody join in the place of a machine that holds a certificate
+// of this issuer; once that is revoked, or where the people's authority says so,
+// the machine has been replaced.
+func TestJoinAsALivingMachine(t *testing.T) {
+	w := newWorld(t)
+	r := w.serve(options{})
+	now, key := time.Now(), w.key(pki.RoleSensor)
+	owner := r.issued(r.renew(w.holder(web1, now.Add(-time.Hour)), key), web1, key)
+	other := w.key(pki.RoleSensor)
+	o := issuance.Order{Targets: []string{web1.Sender()}, SPKI: spkiOf(w, other)}
+	r.refused("an operator's token", r.join(other, w.order(issuance.Join, o, w.holder(ann, now), now)), 403, ReasonOrder)
+	if r.issuer.ledger.superseded(web1.Sender(), owner.leaf) || len(r.entries()) != 1 {
+		t.Error("the true one is superseded")
+	}
+	l := r.issuer.ledger
+	if l.holds(web1.Sender(), now) != owner.leaf.NotAfter.UnixMilli() || l.holds(web1.Sender(), owner.leaf.NotAfter) != 0 || l.holds(web2.Sender(), now) != 0 {
+		t.Error("who holds a certificate, and until when")
+	}
+	r.issued(r.join(other, w.order(issuance.Join, o, w.people("melb"), now)), web1, other)
+	r.carriedOut(w.order(issuance.Revoke, issuance.Order{Targets: []string{web1.Sender()}}, w.holder(ann, now), time.Now()))
+	if l.holds(web1.Sender(), now) != 0 {
+		t.Error("a revoked one holds its certificate for ever")
+	}
+	next := w.key(pki.RoleSensor)
+	second := r.issued(r.renew(w.holder(web2, now.Add(-time.Hour)), next), web2, next)
+	r.carriedOut(w.order(issuance.Revoke, issuance.Order{Serials: []string{serialText(second)}}, w.holder(ann, now), time.Now()))
+	if l.holds(web2.Sender(), now) != 0 {
+		t.Error("one whose serial number is revoked holds it for ever")
+	}
+}

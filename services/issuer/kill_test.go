@@ -73,7 +73,7 @@ func TestKilled(t *testing.T) {
 			for range 10 {
 				requests = append(requests, c.request(c.world.key(id.Role), nil))
 			}
-			order := c.order(issuance.Revoke, orderOf(gone), p, time.Now())
+			order := c.order(issuance.Revoke, orderOf(gone), c.people("melb"), time.Now())
 			clients.Go(func() {
 				for i, request := range requests {
 					if i == 2 {

@@ -74,6 +74,13 @@ func (t *tally) count(reason Reason) uint64 {
 // addresses are not.
 const maxBuckets = 1 << 16
 
+// Bounds of orders of one signer that are carried out: each leaves a line of
+// some KiB in the journal, for good.
+const (
+	ordersAtOnce = 20
+	ordersEach   = 30 * time.Second
+)
+
 // limiter is a token bucket for each key.
 type limiter[K comparable] struct {
 	every rate.Limit
@@ -107,6 +114,14 @@ func (l *limiter[K]) take(key K, now time.Time) bool {
 		l.buckets[key] = bucket
 	}
 	return bucket.AllowN(now, 1)
+}
+
+// spent reports whether a key has no token left; one without a bucket has.
+func (l *limiter[K]) spent(key K, now time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	bucket, ok := l.buckets[key]
+	return ok && bucket.TokensAt(now) < 1
 }
 
 // Bounds of connections, before anything is known of who makes them.

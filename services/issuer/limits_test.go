@@ -324,3 +324,77 @@ func TestReasonsAreDocumented(t *testing.T) {
 		}
 	}
 }
+
+// A sender that has many addresses renews no more than a hundred times at once,
+// and leaves room for the buckets of others.
+func TestRenewalsFromManyAddresses(t *testing.T) {
+	w := newWorld(t)
+	r := w.serve(options{lifetime: pki.MaxMachineLifetime})
+	now, n := time.Now(), 0
+	for i := range maxBuckets {
+		from := netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 0, 0, byte(i >> 8), byte(i)})
+		if r.server.mayRenew(web1.Sender(), from, now) {
+			n++
+		}
+	}
+	if n != 100 || len(r.server.renewals.buckets) != 100 {
+		t.Errorf("%d renewals at once, %d buckets", n, len(r.server.renewals.buckets))
+	}
+	if !r.server.mayRenew(web2.Sender(), netip.MustParseAddr("127.0.0.1"), now) {
+		t.Error("another sender is locked out")
+	}
+	// Ten times as often as from one address, and no more.
+	n = 0
+	for i := range 100 {
+		if r.server.mayRenew(web1.Sender(), netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), now.Add(10*time.Minute)) {
+			n++
+		}
+	}
+	if n != 10 {
+		t.Errorf("%d more in ten minutes", n)
+	}
+}
+
+// An address that has spent its tokens does not spend its sender's.
+func TestOneAddressSpendsItsOwn(t *testing.T) {
+	w := newWorld(t)
+	r := w.serve(options{lifetime: pki.MaxMachineLifetime})
+	now, thief := time.Now(), netip.MustParseAddr("127.0.0.2")
+	for range 1000 {
+		r.server.mayRenew(web1.Sender(), thief, now)
+	}
+	if !r.server.mayRenew(web1.Sender(), netip.MustParseAddr("127.0.0.1"), now) {
+		t.Error("its owner is held up")
+	}
+}
+
+// Joining is limited in all as well as by address, and cacerts by address.
+func TestAnonymousLimits(t *testing.T) {
+	w := newWorld(t)
+	r := w.serve(options{})
+	for i := range 5 {
+		if a := r.do(nil, "GET", "/.well-known/est/cacerts", nil); a.status != 200 {
+			t.Fatalf("question %d: %d", i, a.status)
+		}
+	}
+	r.refused("the sixth", r.do(nil, "GET", "/.well-known/est/cacerts", nil), 429, ReasonRate)
+	r.server.joins = newLimiter[netip.Addr](time.Millisecond, 1000)
+	for r.server.allJoins.take(struct{}{}, time.Now().Add(time.Hour)) {
+	}
+	r.refused("too many in all", r.do(nil, "POST", "/v1/join", []byte("{}")), 429, ReasonRate)
+}
+
+// Who has left is not remembered.
+func TestListenerForgets(t *testing.T) {
+	l := newListener(nil, func(net.Addr) {})
+	for i := range 100 {
+		a := netip.AddrFrom4([4]byte{10, 0, 0, byte(i)})
+		if !l.enter(a) {
+			t.Fatal("refused")
+		}
+		l.leave(a)
+	}
+	if len(l.open) != 0 || l.all != 0 {
+		t.Errorf("%d addresses, %d connections", len(l.open), l.all)
+	}
+}

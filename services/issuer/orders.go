@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math/big"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,9 +23,9 @@ func (s *Issuer) readOrder(raw []byte, now time.Time) (*issuance.SignedOrder, er
 	if err := order.Fresh(now); err != nil {
 		return nil, refuse(http.StatusForbidden, ReasonOrder, "the order is not fresh").because(err)
 	}
-	if s.ledger.behind(now) {
+	if s.ledger.refuses(order, now) {
 		return nil, refuse(http.StatusServiceUnavailable, ReasonOrder,
-			"this issuer's clock is behind the orders that it carried out: it was wrong then, or is now").after(time.Minute)
+			"this issuer's clock is behind the orders that it carried out; if it was ahead then, a revocation by the people's authority takes the time back").after(time.Minute)
 	}
 	if order.Leaf != nil && s.ledger.Revoked(order.Person, order.Leaf) {
 		return nil, refuse(http.StatusForbidden, ReasonRevoked, "the certificate that signed the order is revoked")
@@ -44,11 +45,17 @@ func (s *Issuer) carryOut(raw []byte, now time.Time) (issuance.Entry, error) {
 	if s.ledger.carriedOut(order.ID) {
 		return issuance.Entry{}, refuse(http.StatusConflict, ReasonUsed, "the order was carried out before")
 	}
+	if !s.orders.take(order.Signer(s.authority.Site), now) {
+		return issuance.Entry{}, refuse(http.StatusTooManyRequests, ReasonRate, "too many orders").after(ordersEach)
+	}
 	record := issuance.Record{Kind: issuance.Readmission, Order: raw}
 	switch order.Kind {
 	case issuance.Readmit:
 		_, record.Number = s.ledger.current()
-		s.ledger.carry(s.more()) // a bundle that came since has replaced what was before it
+		// A bundle that came since has replaced what was before it.
+		if changed := s.ledger.carry(s.more()); !changed && s.ledger.admitsAlready(order, now) {
+			return issuance.Entry{}, refuse(http.StatusConflict, ReasonUsed, "a readmission that is in force allows all that this one would")
+		}
 	case issuance.Revoke:
 		record.Kind = issuance.Revocation
 		if record.Number, err = s.checkRevocation(order, now); err != nil {
@@ -83,6 +90,11 @@ func (s *Issuer) checkRevocation(order *issuance.SignedOrder, now time.Time) (nu
 				"this issuer would sign the list of its own revocation, which nobody could believe: replace the issuer")
 		}
 	}
+	if order.Leaf != nil {
+		if err := s.checkKnown(order.Targets); err != nil {
+			return 0, err
+		}
+	}
 	for _, text := range order.Serials {
 		var serial wire.ID
 		if serial.UnmarshalText([]byte(text)) != nil {
@@ -104,6 +116,20 @@ func (s *Issuer) checkRevocation(order *issuance.SignedOrder, now time.Time) (nu
 		return number, nil
 	}
 	return number, fitsList("operators' orders would fill", next.operators(), maxOperators, maxOperatorsList)
+}
+
+// checkKnown refuses identities that nobody ever had, of which an operator could
+// invent as many as the list has room for.
+func (s *Issuer) checkKnown(targets []string) error {
+	unknown := func(target string) bool { return !s.ledger.knows(target) }
+	if slices.ContainsFunc(targets, unknown) {
+		s.ledger.carry(s.more()) // a bundle may have come since
+	}
+	if i := slices.IndexFunc(targets, unknown); i >= 0 {
+		return refuse(http.StatusForbidden, ReasonOrder,
+			fmt.Sprintf("%s has no certificate that this issuer knows of: the people's authority may revoke it", targets[i]))
+	}
+	return nil
 }
 
 // fitsList refuses a list of more entries, or of more bytes of JSON.

@@ -35,8 +35,17 @@ func (s *Issuer) tendOwn(now time.Time) {
 
 func (s *Issuer) renewOwn(now time.Time) error {
 	leaf := s.config.Credentials.Current().Leaf()
+	if now.Before(leaf.NotBefore) { // the clock was ahead when it was issued
+		if err := s.config.Credentials.Reload(); err != nil {
+			return err
+		}
+		leaf = s.config.Credentials.Current().Leaf()
+	}
 	if now.Before(leaf.NotBefore.Add(leaf.NotAfter.Sub(leaf.NotBefore) / 3)) {
 		return nil
+	}
+	if now.Add(s.config.Lifetime).Before(leaf.NotAfter) {
+		return nil // what it has lasts longer: the lifetime was lowered since
 	}
 	id := s.config.Identity
 	if end := s.config.Authority.Certificate.NotAfter; !end.After(leaf.NotAfter) {
@@ -63,7 +72,7 @@ func (s *Issuer) renewOwn(now time.Time) error {
 	if s.ledger.Revoked(id, leaf) {
 		return refuse(http.StatusForbidden, ReasonRevoked, "the certificate is revoked: replace the issuer")
 	}
-	issued, err := s.issue(id, request, names, issuance.Record{Kind: issuance.Issuance, Cause: issuance.CauseRenewal}, now)
+	issued, err := s.issue(id, request, names, issuance.Record{Kind: issuance.Issuance, Cause: issuance.CauseRenewal}, leaf, now)
 	if err != nil {
 		return err
 	}

@@ -1,10 +1,13 @@
 package issuer
 
 import (
+	"context"
 	"crypto"
 	"errors"
+	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"levee/internal/issuance"
@@ -95,4 +98,120 @@ func TestOwnCertificateNotRenewed(t *testing.T) {
 	if n := len(r.entries()); n != 0 || !r.log.contains("the authority itself ends") {
 		t.Errorf("%d entries, or nobody was told", n)
 	}
+}
+
+// A lifetime that was lowered: what the issuer has lasts longer, so it renews
+// nothing, and says nothing each time it looks.
+func TestOwnCertificateWithALowerLifetime(t *testing.T) {
+	w := newWorld(t)
+	own := w.holder(iss1, time.Now().Add(-10*time.Hour)) // of 24 h, due since 2 h
+	r := w.serve(options{lifetime: time.Hour, own: own})
+	for range 3 {
+		if err := r.issuer.renewOwn(time.Now()); err != nil {
+			t.Error(err)
+		}
+	}
+	if n := r.journal.Position().Lines; n != 0 {
+		t.Errorf("%d certificates in the journal, none in use", n)
+	}
+	r.stop()
+	own = w.holder(iss1, time.Now().Add(-23*time.Hour-time.Minute))
+	r = w.serve(options{lifetime: time.Hour, own: own})
+	w.must(r.issuer.renewOwn(time.Now()))
+	if r.store.Current().Leaf().Equal(own.leaf) {
+		t.Error("not renewed when it is of use")
+	}
+}
+
+func TestARevokedIssuerDoesNotRenewItself(t *testing.T) {
+	w := newWorld(t)
+	own := w.holder(iss1, time.Now().Add(-10*time.Hour))
+	r := w.serve(options{own: own})
+	serial, _ := serialOf(own.leaf)
+	r.issuer.ledger.single[serial] = 1
+	err := r.issuer.renewOwn(time.Now())
+	if err == nil || !strings.Contains(err.Error(), "revoked") || r.journal.Position().Lines != 0 {
+		t.Errorf("%v, %d entries", err, r.journal.Position().Lines)
+	}
+}
+
+// early are credentials whose current certificate is not valid yet, until they are
+// read again.
+type early struct {
+	*pki.Store
+	now      *pki.Credential
+	reloaded bool
+}
+
+func (e *early) Current() *pki.Credential {
+	if e.reloaded {
+		return e.Store.Current()
+	}
+	return e.now
+}
+
+func (e *early) Reload() error {
+	e.reloaded = true
+	return e.Store.Reload()
+}
+
+// An issuer whose clock was ahead when it renewed itself goes back to what is
+// valid, once the clock is right, and renews that in time.
+func TestOwnCertificateFromTheFuture(t *testing.T) {
+	w := newWorld(t)
+	r := w.serve(options{own: w.holder(iss1, time.Now().Add(-9*time.Hour)), lifetime: 48 * time.Hour})
+	before := r.store.Current().Leaf()
+	future := w.storeOf(w.holder(iss1, time.Now()), t.TempDir()).Current()
+	future.Leaf().NotBefore = time.Now().Add(time.Hour) // as far as anybody asks
+	r.issuer.config.Credentials = &early{Store: r.store, now: future}
+	r.issuer.tendOwn(time.Now())
+	if leaf := r.issuer.config.Credentials.Current().Leaf(); leaf.Equal(before) || leaf.Equal(future.Leaf()) || time.Now().Before(leaf.NotBefore) {
+		t.Errorf("it holds a certificate of %s", leaf.NotBefore)
+	}
+}
+
+// An issuer that runs for long renews itself, writes its watermark, forgets what
+// has ended, and raises the alarm when its clock cannot be right.
+func TestTends(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, dir, log := newWorld(t), t.TempDir(), new(logBuffer)
+		store, a := w.storeOf(w.holder(iss1, time.Now()), dir), w.issuers[machines("melb")]
+		seen := 0
+		s, err := New(Config{Identity: iss1, Authority: a, Root: w.root.Certificate, Verifier: w.verifier, Pins: pins{}, Credentials: store,
+			Key:      func() (crypto.Signer, error) { return pki.ReadKey(filepath.Join(dir, "tls.key")) },
+			Seen:     func(issuance.Position) error { seen++; return nil },
+			Lifetime: 24 * time.Hour, Log: log.logger()})
+		w.must(err)
+		path := filepath.Join(dir, FileJournal)
+		w.must(issuance.Create(path))
+		j, err := issuance.Open(issuance.Config{Path: path, Name: "iss-1", Key: a.Signer, Issuer: a.Certificate, Root: w.root.Certificate, Verifier: w.verifier}, s.Restore, time.Now())
+		w.must(err)
+		defer j.Close()
+		s.Continue(j)
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { s.tend(ctx); close(done) }()
+		time.Sleep(5 * 24 * time.Hour)
+		stop()
+		<-done
+		if end := store.Current().Leaf().NotAfter; end.Before(time.Now()) {
+			t.Errorf("its own certificate ended at %s", end)
+		}
+		if seen < 5*24*60-1 {
+			t.Errorf("the watermark was written %d times", seen)
+		}
+		if n := len(s.ledger.serials); n > 5 {
+			t.Errorf("%d certificates are remembered", n)
+		}
+		if log.contains("is behind the orders") {
+			t.Error("an alarm although the clock is right")
+		}
+		s.ledger.latest = time.Now().Add(issuance.MaxFall + time.Hour).UnixMilli()
+		ctx, stop = context.WithTimeout(t.Context(), 2*time.Minute)
+		defer stop()
+		s.tend(ctx)
+		if !log.contains("is behind the orders") {
+			t.Error("nobody was told that the clock is behind the orders")
+		}
+	})
 }

@@ -2,6 +2,7 @@ package issuer
 
 import (
 	"context"
+	"crypto"
 	"errors"
 	"io/fs"
 	"net"
@@ -30,7 +31,8 @@ type town struct {
 	*world
 	dir    string
 	key    keys.SiteKey
-	broker string // address
+	broker string        // address
+	issuer crypto.Signer // nil: a new one for each bundle, and not pinned
 }
 
 func newTown(t testing.TB) *town {
@@ -56,7 +58,7 @@ func (c *town) bundle(h holder, extra string) string {
 	c.must(err)
 	people := c.issuers[people("melb")]
 	document, err := site.Sign(site.Document{ID: wire.NewID(), TrustDomain: trustDomain, Site: "melb", Number: 1,
-		Brokers: []site.Broker{{Name: "b1", Address: c.broker}}, Pins: []site.Pin{}, Generations: []site.Generation{},
+		Brokers: []site.Broker{{Name: "b1", Address: c.broker}}, Pins: c.pins(), Generations: []site.Generation{},
 		PolicyHash: site.HashText(policy.Hash())}, people.Signer, people.Certificate, c.root.Certificate, time.Now())
 	c.must(err)
 	put(site.FileKey, key)
@@ -80,20 +82,31 @@ func (c *town) bundle(h holder, extra string) string {
 	return filepath.Join(dir, "config.yaml")
 }
 
+// pins are those of the site document: the issuer's key, if all bundles have one.
+func (c *town) pins() []site.Pin {
+	if c.issuer == nil {
+		return []site.Pin{}
+	}
+	return []site.Pin{{Sender: iss1.Sender(), SPKI: spkiOf(c.world, c.issuer)}}
+}
+
 const issuerYAML = "listen: 127.0.0.1:0\nlifetime: 24h\nwatermark: mark/newest\n"
 
 // issuerBundle is the bundle of an issuer whose own certificate began at begin.
 func (c *town) issuerBundle(begin time.Time, extra string) string {
 	c.t.Helper()
-	file := c.bundle(c.holder(iss1, begin), issuerYAML+extra)
-	a := c.issuers[machines("melb")]
+	a, key := c.issuers[machines("melb")], c.issuer
+	if key == nil {
+		key = c.world.key(pki.RoleIssuer)
+	}
+	file := c.bundle(c.holderOf(iss1, key, a, begin), issuerYAML+extra)
 	path := filepath.Join(filepath.Dir(file), "machines")
 	if err := os.Remove(path + ".key"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		c.t.Fatal(err)
 	}
-	key, err := pki.MarshalKey(a.Signer)
+	text, err := pki.MarshalKey(a.Signer)
 	c.must(err)
-	c.must(os.WriteFile(path+".key", key, 0o600))
+	c.must(os.WriteFile(path+".key", text, 0o600))
 	c.must(os.WriteFile(path+".pem", pki.MarshalCertificates(a.Certificate), 0o644))
 	return file
 }
@@ -122,6 +135,7 @@ func (c *town) run(p runner) (stop func()) {
 // and a second start goes on where the first was.
 func TestPart(t *testing.T) {
 	c := newTown(t)
+	c.issuer = c.world.key(pki.RoleIssuer)
 	log := new(logBuffer)
 	b, err := broker.Open(c.bundle(c.holder(b1, time.Now()), "listen: "+c.broker+"\n"), log.logger())
 	c.must(err)
@@ -285,7 +299,7 @@ func TestRolledBack(t *testing.T) {
 	c.must(err)
 	p, err = Open(file, log.logger())
 	c.must(err)
-	if _, err := p.issuer.carryOut(c.order(issuance.Revoke, orderOf(web1), c.holder(ann, time.Now()), time.Now()), time.Now()); err != nil {
+	if _, err := p.issuer.carryOut(c.order(issuance.Revoke, orderOf(web1), c.people("melb"), time.Now()), time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	c.must(p.Close())

@@ -61,6 +61,9 @@ func (s *Issuer) tend(ctx context.Context) {
 			s.tendOwn(time.Now())
 		case <-seen.C:
 			s.see()
+			if now := time.Now(); s.ledger.behind(now) {
+				s.config.Log.Error("this issuer's clock is behind the orders that it carried out: it was wrong then, or is now (docs/operations.md)", slog.Time("now", now))
+			}
 		case <-prune.C:
 			s.ledger.prune(time.Now())
 		case <-ctx.Done():

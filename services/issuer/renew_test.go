@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -21,7 +22,7 @@ func TestRenewal(t *testing.T) {
 	w := newWorld(t)
 	r := w.serve(options{lifetime: 10 * time.Hour})
 	for _, id := range []pki.Identity{web1, b1, rec1} {
-		old := w.holder(id, time.Now().Add(-time.Hour))
+		old := w.holder(id, time.Now().Add(-20*time.Hour))
 		key := w.key(id.Role)
 		renewed := r.issued(r.renew(old, key), id, key)
 		if life := time.Until(renewed.leaf.NotAfter); life > 10*time.Hour || life < 10*time.Hour-time.Minute {
@@ -237,4 +238,56 @@ func spkiOf(w *world, key crypto.Signer) string {
 	der, err := x509.MarshalPKIXPublicKey(key.Public())
 	w.must(err)
 	return issuance.SPKIText(der)
+}
+
+// refusedFor wants a refusal for a reason.
+func refusedFor(t *testing.T, name string, err error, reason Reason) {
+	t.Helper()
+	if why, ok := err.(*refusal); !ok || why.reason != reason {
+		t.Errorf("%s: %v, want %s", name, err, reason)
+	}
+}
+
+// What changes between the handshake and the decision counts.
+func TestRenewDecidesAgain(t *testing.T) {
+	w := newWorld(t)
+	r := w.serve(options{lifetime: time.Hour})
+	now := time.Now()
+	h := w.holder(web1, now.Add(-23*time.Hour-30*time.Minute))
+	csr := func(role pki.Role) *x509.CertificateRequest {
+		request, err := parseRequest(string(w.request(w.key(role), nil)))
+		w.must(err)
+		return request
+	}
+	yes := func() bool { return true }
+	p := &peer{id: web1, leaf: h.leaf}
+	lost := csr(pki.RoleSensor)
+	_, err := r.issuer.renew(t.Context(), p, lost, yes, now)
+	w.must(err)
+	// Its certificate has ended, the peer's has not: another key, please.
+	_, err = r.issuer.renew(t.Context(), p, lost, yes, now.Add(2*time.Hour))
+	refusedFor(t, "a lost answer that has expired", err, ReasonKey)
+	r.carriedOut(w.order(issuance.Revoke, issuance.Order{Targets: []string{web1.Sender()}}, w.holder(ann, now), time.Now()))
+	_, err = r.issuer.renew(t.Context(), p, csr(pki.RoleSensor), yes, now.Add(time.Hour))
+	refusedFor(t, "revoked since the handshake", err, ReasonRevoked)
+}
+
+// Where the lifetime was lowered, a renewal that would end before the certificate
+// shown waits until it would not: its owner has no use for it, and each attempt
+// would be a line in the journal.
+func TestALowerLifetime(t *testing.T) {
+	w := newWorld(t)
+	r := w.serve(options{lifetime: time.Hour})
+	now := time.Now()
+	h := w.holder(web1, now.Add(-22*time.Hour)) // two hours are left
+	a := r.renew(h, w.key(pki.RoleSensor))
+	r.refused("an hour for two", a, 503, ReasonProfile)
+	if wait, err := strconv.Atoi(a.header.Get("Retry-After")); err != nil || wait < 3590 || wait > 3600 {
+		t.Errorf("to be asked again in %q s", a.header.Get("Retry-After"))
+	}
+	if n := len(r.entries()); n != 0 {
+		t.Fatalf("%d entries", n)
+	}
+	key := w.key(pki.RoleSensor)
+	r.issued(r.renew(w.holder(web1, now.Add(-23*time.Hour-time.Minute)), key), web1, key)
 }

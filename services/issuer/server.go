@@ -46,6 +46,7 @@ type server struct {
 	http     *http.Server
 
 	renewals *limiter[caller]
+	senders  *limiter[string]     // renewals, wherever they come from
 	requests *limiter[string]     // by sender
 	joins    *limiter[netip.Addr] // by address
 	allJoins *limiter[struct{}]
@@ -64,7 +65,7 @@ func newServer(s *Issuer, l net.Listener, store *pki.Store) *server {
 	// life could ever want; between a tenth of a second and ten minutes.
 	every := max(100*time.Millisecond, min(s.config.Lifetime/720, 10*time.Minute))
 	h := &server{issuer: s,
-		renewals: newLimiter[caller](every, 10), requests: newLimiter[string](time.Second, 20),
+		renewals: newLimiter[caller](every, 10), senders: newLimiter[string](every/10, 100), requests: newLimiter[string](time.Second, 20),
 		joins: newLimiter[netip.Addr](2*time.Second, 5), allJoins: newLimiter[struct{}](100*time.Millisecond, 20)}
 	config := s.tlsConfig(store)
 	h.listener = tls.NewListener(newListener(l, func(a net.Addr) {
@@ -192,12 +193,20 @@ func (h *server) reenroll(w http.ResponseWriter, r *http.Request, p *peer, now t
 	}
 	ctx, done := context.WithTimeout(r.Context(), issueTimeout)
 	defer done()
-	leaf, err := h.issuer.renew(ctx, p, request, func() bool { return h.renewals.take(caller{p.id.Sender(), addressOf(r.RemoteAddr)}, now) }, now)
+	leaf, err := h.issuer.renew(ctx, p, request, func() bool { return h.mayRenew(p.id.Sender(), addressOf(r.RemoteAddr), now) }, now)
 	if err != nil {
 		return err
 	}
 	h.certificates(w, leaf, h.issuer.config.Authority.Certificate)
 	return nil
+}
+
+// mayRenew counts a renewal. A bucket for an address is made only for a token of
+// its sender's, so that nobody who has many addresses fills the journal, or the
+// room for buckets; and an address that has none left costs the sender nothing.
+func (h *server) mayRenew(sender string, from netip.Addr, now time.Time) bool {
+	c := caller{sender, from}
+	return !h.renewals.spent(c, now) && h.senders.take(sender, now) && h.renewals.take(c, now)
 }
 
 // enrolment is the body of a join.

@@ -175,15 +175,25 @@ func (b *bank) lines() [][]byte {
 	return all
 }
 
-// size is how many entries the log has.
+// size is how many entries the log has. The state is written in place, so that
+// half of it may be read while the recorder runs.
 func (b *bank) size() int64 {
-	raw, err := os.ReadFile(filepath.Join(log(b.layout, b.recorder), filepath.FromSlash(proof.TreeStateFile)))
-	if err != nil {
-		return 0
+	b.t.Helper()
+	var failure error
+	for range 100 {
+		raw, err := os.ReadFile(filepath.Join(log(b.layout, b.recorder), filepath.FromSlash(proof.TreeStateFile)))
+		if err != nil {
+			return 0
+		}
+		tree, err := proof.ParseTreeState(raw)
+		if err == nil {
+			return tree.N
+		}
+		failure = err
+		time.Sleep(10 * time.Millisecond)
 	}
-	tree, err := proof.ParseTreeState(raw)
-	must(b.t, err)
-	return tree.N
+	b.t.Fatal(failure)
+	return 0
 }
 
 func (b *bank) start() *exec.Cmd {

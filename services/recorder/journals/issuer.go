@@ -3,12 +3,20 @@ package journals
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 
 	"levee/internal/enrol"
 	"levee/internal/issuance"
 	"levee/pki"
 )
+
+// maxPages bounds what one round takes from the issuer: 8,192 lines of an honest
+// one. A captured issuer writes as fast as it is read, and the log is for ever.
+const maxPages = 32
+
+// errMore says that there is more than a round takes.
+var errMore = fmt.Errorf("the issuer's journal goes on after %d answers of one round: the first import of a long one, or an issuer that writes without end; the rest waits for the next round", maxPages)
 
 // importIssuer asks the issuer for what its journal has beyond the log.
 func (i *Importer) importIssuer(ctx context.Context) error {
@@ -19,12 +27,13 @@ func (i *Importer) importIssuer(ctx context.Context) error {
 	if err != nil {
 		return defect{err}
 	}
-	for first := true; ; first = false {
-		more, err := i.importPage(ctx, t, first)
+	for page := range maxPages {
+		more, err := i.importPage(ctx, t, page == 0)
 		if err != nil || !more {
 			return err
 		}
 	}
+	return defect{errMore}
 }
 
 // importPage imports one answer. The first one begins with the last line that

@@ -6,7 +6,8 @@
 // continues what the log has of its journal, that no crash makes it append a
 // line twice or leave one out, and that a journal which is shorter or another
 // one than what was imported of it is refused whole. It says so, loudly, and
-// goes on asking: it stops nothing, and no message waits for it.
+// goes on asking: it stops nothing, and no message waits for it. Nor does one
+// journal that has no end keep it from the others.
 //
 // It does not guarantee that a journal is complete: whoever holds an
 // authority's key can issue and write nothing down. The audit finds what such a
@@ -159,7 +160,8 @@ func (i *Importer) settle(ctx context.Context, s *source, err error) {
 // imported.
 var errAbsent = fmt.Errorf("the bundle holds no such journal: %w", fs.ErrNotExist)
 
-// defect is a journal that is not what it must be. Nothing of it is imported.
+// defect is a journal that is not what it must be. Nothing of it is imported but,
+// of one that has no end, what came before it was found out.
 type defect struct{ error }
 
 func defectf(format string, args ...any) error { return defect{fmt.Errorf(format, args...)} }
