@@ -36,26 +36,25 @@ var mayCommand = []pki.Role{pki.RoleMonitor, pki.RoleApprover}
 var mayHoldKeys = []pki.Role{pki.RoleMonitor, pki.RoleController, pki.RoleApprover, pki.RoleRecorder}
 
 // compileClasses demands every kind, so that none goes unsigned by omission.
-func compileClasses(files map[string]classFile) (map[wire.Kind]Class, error) {
-	classes := make(map[wire.Kind]Class, len(files))
+func compileClasses(files map[string]classFile) (all classes, err error) {
 	known := make(map[string]bool, len(files))
 	for k := wire.KindCPU; k <= wire.KindPublic; k++ {
 		f, ok := files[k.String()]
 		if !ok {
-			return nil, fmt.Errorf("topics: %q is missing", k)
+			return classes{}, fmt.Errorf("topics: %q is missing", k)
 		}
 		c := Class{Protected: bool(f.Protected), Signed: bool(f.Signed), MaxBytes: int(f.MaxBytes)}
 		if err := lintClass(k, c); err != nil {
-			return nil, fmt.Errorf("topics: %q: %w", k, err)
+			return classes{}, fmt.Errorf("topics: %q: %w", k, err)
 		}
-		classes[k], known[k.String()] = c, true
+		all[k], known[k.String()] = c, true
 	}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		if !known[name] {
-			return nil, fmt.Errorf("topics: %q is no kind of topic", name)
+			return classes{}, fmt.Errorf("topics: %q is no kind of topic", name)
 		}
 	}
-	return classes, nil
+	return all, nil
 }
 
 func lintClass(k wire.Kind, c Class) error {
@@ -102,7 +101,7 @@ func lintPublish(p pattern, role pki.Role) error {
 
 // lintLimits refuses limits that permit nothing, and those that contradict
 // what the role is granted.
-func lintLimits(r *role, classes map[wire.Kind]Class) error {
+func lintLimits(r *role, classes classes) error {
 	l := r.limits
 	for _, f := range []struct {
 		name string

@@ -24,7 +24,7 @@ func Default() []byte { return []byte(defaultFile) }
 type Policy struct {
 	hash      [sha256.Size]byte
 	skew      time.Duration
-	classes   map[wire.Kind]Class
+	classes   classes
 	roles     map[pki.Role]*role
 	automatic map[string]Automatic
 	broker    Broker
@@ -37,6 +37,9 @@ type Class struct {
 	Signed    bool // the envelope carries a signature as well as a MAC
 	MaxBytes  int  // of the whole envelope; of the payload where not Protected
 }
+
+// classes has a place for every kind: a broker asks for each message.
+type classes [wire.KindPublic + 1]Class
 
 // Limits bound one identity. The zero value permits nothing.
 type Limits struct {
@@ -78,7 +81,12 @@ func (p *Policy) Skew() time.Duration { return p.skew }
 
 // Class returns what a message of kind k must be, the zero Class for a kind
 // that the policy does not know.
-func (p *Policy) Class(k wire.Kind) Class { return p.classes[k] }
+func (p *Policy) Class(k wire.Kind) Class {
+	if int(k) >= len(p.classes) {
+		return Class{}
+	}
+	return p.classes[k]
+}
 
 // KeyRoles returns the roles whose role keys the bundles of r hold, sorted. It
 // is empty for every role that does not judge messages.
@@ -143,7 +151,7 @@ func compile(f *file) (*Policy, error) {
 	return &Policy{skew: skew, classes: classes, roles: roles, automatic: automatic, broker: broker}, nil
 }
 
-func compileRoles(files map[string]roleFile, classes map[wire.Kind]Class) (map[pki.Role]*role, error) {
+func compileRoles(files map[string]roleFile, classes classes) (map[pki.Role]*role, error) {
 	if len(files) == 0 {
 		return nil, errors.New("no roles")
 	}
@@ -166,7 +174,7 @@ func compileRoles(files map[string]roleFile, classes map[wire.Kind]Class) (map[p
 	return roles, nil
 }
 
-func compileRole(name pki.Role, f roleFile, classes map[wire.Kind]Class) (*role, error) {
+func compileRole(name pki.Role, f roleFile, classes classes) (*role, error) {
 	if name.Class() == pki.ClassNone {
 		return nil, errors.New("no such role")
 	}

@@ -33,7 +33,7 @@ import (
 // upSession is the operator's session that `levee up` itself watches with.
 const upSession = peopleSessions
 
-func platformCommands() []*cobra.Command { return []*cobra.Command{upCommand()} }
+func platformCommands() []*cobra.Command { return []*cobra.Command{upCommand(), brokerCommand()} }
 
 // evaluation returns the inventory that `levee up` starts with.
 func evaluation(broker, balancer, console, issuer string) provision.Inventory {

@@ -11,6 +11,8 @@ import (
 // bans keep identities and addresses away for a time. They refuse new sessions
 // alone: a ban of an address, which many may share behind a translator, must not
 // end what works.
+//
+// They live as long as the process: what must outlast it is a revocation.
 type bans struct {
 	mu         sync.Mutex
 	identities map[string]*conduct // by sender, who has a certificate of ours
@@ -23,6 +25,7 @@ type conduct struct {
 	offences tally
 	until    time.Time     // of the ban
 	length   time.Duration // of the last one
+	why      string        // it is banned, for people
 	last     time.Time     // anything was noted
 }
 
@@ -51,7 +54,7 @@ func (t *tally) over(most int, period time.Duration, now time.Time) bool {
 }
 
 // ban begins a ban or makes one longer.
-func (c *conduct) ban(p policies.Broker, now time.Time) {
+func (c *conduct) ban(why string, p policies.Broker, now time.Time) {
 	if now.Before(c.until) {
 		return
 	}
@@ -60,9 +63,15 @@ func (c *conduct) ban(p policies.Broker, now time.Time) {
 	} else {
 		c.length = p.FirstBan
 	}
-	c.until = now.Add(c.length)
+	c.until, c.why = now.Add(c.length), why
 	c.connects, c.offences = tally{}, tally{}
 }
+
+// The reasons of bans that need no more than a count.
+const (
+	tooOften  = "it connects too often"
+	nothingOf = "too many connections came to nothing"
+)
 
 // arrive counts a session of sender that begins. It returns until when sender is
 // banned, zero if it is not, and whether the ban begins with this.
@@ -81,13 +90,13 @@ func (b *bans) arrive(sender string, p policies.Broker, now time.Time) (until ti
 	if !c.connects.over(p.Connects, time.Minute, now) {
 		return time.Time{}, false
 	}
-	c.ban(p, now)
+	c.ban(tooOften, p, now)
 	return c.until, true
 }
 
 // offend counts a session of sender that its misconduct ended, and returns the
 // end of the ban that this begins, zero if none does.
-func (b *bans) offend(sender string, p policies.Broker, now time.Time) time.Time {
+func (b *bans) offend(sender, why string, p policies.Broker, now time.Time) time.Time {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	c := b.identities[sender]
@@ -99,7 +108,7 @@ func (b *bans) offend(sender string, p policies.Broker, now time.Time) time.Time
 	if now.Before(c.until) || !c.offences.over(p.Offences-1, p.OffencesWithin, now) {
 		return time.Time{}
 	}
-	c.ban(p, now)
+	c.ban(why, p, now)
 	return c.until
 }
 
@@ -120,7 +129,7 @@ func (b *bans) fail(from netip.Prefix, p policies.Broker, now time.Time) time.Ti
 	if now.Before(c.until) || !c.connects.over(p.Failures, time.Minute, now) {
 		return time.Time{}
 	}
-	c.ban(p, now)
+	c.ban(nothingOf, p, now)
 	return c.until
 }
 
@@ -130,6 +139,16 @@ func (b *bans) address(from netip.Prefix, now time.Time) bool {
 	defer b.mu.Unlock()
 	c := b.addresses[from]
 	return c != nil && now.Before(c.until)
+}
+
+// until returns when the ban of sender ends, zero if there is none.
+func (b *bans) until(sender string, now time.Time) time.Time {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if c := b.identities[sender]; c != nil && now.Before(c.until) {
+		return c.until
+	}
+	return time.Time{}
 }
 
 // sweep forgets what no longer counts.

@@ -43,17 +43,17 @@ func TestBans(t *testing.T) {
 	}
 
 	const guest = "melb/guest/g"
-	if until := b.offend(guest, p, now); !until.IsZero() {
+	if until := b.offend(guest, "its conduct", p, now); !until.IsZero() {
 		t.Error("banned for the first offence")
 	}
 	now = now.Add(10 * time.Minute)
-	if until := b.offend(guest, p, now); !until.IsZero() {
+	if until := b.offend(guest, "its conduct", p, now); !until.IsZero() {
 		t.Error("banned for an offence of long ago")
 	}
-	if until := b.offend(guest, p, now.Add(time.Second)); !until.Equal(now.Add(time.Second + time.Minute)) {
+	if until := b.offend(guest, "its conduct", p, now.Add(time.Second)); !until.Equal(now.Add(time.Second + time.Minute)) {
 		t.Errorf("second offence: until %s", until)
 	}
-	if until := b.offend(guest, p, now.Add(2*time.Second)); !until.IsZero() {
+	if until := b.offend(guest, "its conduct", p, now.Add(2*time.Second)); !until.IsZero() {
 		t.Error("a ban within a ban")
 	}
 

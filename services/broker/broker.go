@@ -157,7 +157,7 @@ func capabilities(bounds policies.Broker) *mqtt.Capabilities {
 	return &mqtt.Capabilities{
 		MaximumClients:               math.MaxInt64, // ours are in admission, which counts before TLS
 		MaximumMessageExpiryInterval: 60,            // s, of what a subscriber never acknowledges
-		MaximumClientWritesPending:   512,           // allocated for each connection; then deliveries are dropped and counted
+		MaximumClientWritesPending:   maxPending,    // allocated for each connection; then deliveries are dropped and counted
 		// Sessions end with their connections. The interval must still be
 		// longer than any teardown: mochi's sweep deletes by identifier, and
 		// would take the successor for the one that expired.
@@ -245,15 +245,19 @@ func (b *Broker) closed(s *session) {
 		return // logged with its error
 	}
 	if r.misconduct() {
-		if until := b.bans.offend(s.sender, b.bounds(), time.Now()); !until.IsZero() {
-			b.banned(s.sender, "its sessions ended for "+r.String()+" and the like", until)
+		why := "its sessions ended for " + r.String() + " and the like"
+		if until := b.bans.offend(s.sender, why, b.bounds(), time.Now()); !until.IsZero() {
+			b.banned(s.sender, why, until)
 		}
 	}
-	level := slog.LevelWarn
-	if r == None || r == Draining {
+	level, text := slog.LevelWarn, "connection closed"
+	switch r {
+	case None, Draining:
 		level = slog.LevelInfo
+	case Outdated: // which of the two is the machine, only people can say
+		level, text = slog.LevelError, "an older certificate of a machine that is there with a newer one: a copy, or a bundle that was put back"
 	}
-	b.reporter.report(level, "closed "+r.String()+" "+s.sender, "connection closed", slog.String("reason", r.String()),
+	b.reporter.report(level, "closed "+r.String()+" "+s.sender, text, slog.String("reason", r.String()),
 		slog.String("identity", s.sender), slog.String("remote", s.from), slog.Duration("after", time.Since(s.opened)))
 }
 

@@ -7,7 +7,8 @@
 // on a protected topic is delivered only if it is a well-formed, fresh, not yet
 // seen envelope of that very identity for that very topic. A client that reads
 // slowly, sends nonsense or floods loses its own connection and holds up no
-// other. When a list of the site's issuer passes through, the sessions of what
+// other; who misbehaves is kept away for a time, and so is whom an administrator
+// of its machine names (internal/brokeradmin). When a list of the site's issuer passes through, the sessions of what
 // it revokes end before anybody is given the list, and none begins again; no
 // session outlives its certificate.
 //

@@ -188,7 +188,7 @@ func (d *door) refused(s *session, err error) {
 func (d *door) strange(s *session) {
 	from := s.ticket.from
 	if until := d.first.bans.fail(from, d.first.bounds(), time.Now()); !until.IsZero() {
-		d.first.log.Warn("address banned: too many connections came to nothing", slog.String("address", from.String()), slog.Time("until", until))
+		d.first.log.Warn("address banned: "+nothingOf, slog.String("address", from.String()), slog.Time("until", until))
 	}
 }
 

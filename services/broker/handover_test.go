@@ -2,6 +2,7 @@ package broker
 
 import (
 	"crypto/x509"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -54,6 +55,7 @@ func TestHandoverIsForNewerCertificates(t *testing.T) {
 		t.Error("an older certificate was let in beside a newer one")
 	}
 	s.ping(first)
+	s.counted("refused_outdated", 1)
 	began := time.Now()
 	copied := s.dialAs(newer)
 	s.enter(copied, monitor.ClientID()+"_1")
@@ -78,6 +80,7 @@ func TestOlderCertificateEndsNobody(t *testing.T) {
 		}
 		s.ping(owner)
 	}
+	s.counted("refused_outdated", 3)
 	again := s.dialAs(newer) // the same certificate: the newest session wins
 	s.enter(again, monitor.ClientID())
 	s.closed(owner)
@@ -86,7 +89,7 @@ func TestOlderCertificateEndsNobody(t *testing.T) {
 
 // Who is there already, owner or still waiting, is compared; a person is not.
 func TestClaimByCertificate(t *testing.T) {
-	noon := time.Date(2026, 7, 22, 12, 0, 0, 0, time.UTC)
+	noon := time.Date(1999, 7, 22, 12, 0, 0, 0, time.UTC) // before the time of a bubble
 	with := func(role pki.Role, at time.Time) *session {
 		s := fakeSession("a")
 		s.identity.Role, s.leaf = role, &x509.Certificate{NotBefore: at}
@@ -97,7 +100,7 @@ func TestClaimByCertificate(t *testing.T) {
 		by   time.Duration
 		want Reason
 	}{
-		"a machine's older": {pki.RoleSensor, -time.Second, Superseded},
+		"a machine's older": {pki.RoleSensor, -time.Second, Outdated},
 		"a machine's same":  {pki.RoleSensor, 0, TakeoverTimeout}, // waits, and nobody gives way here
 		"a machine's newer": {pki.RoleSensor, time.Second, TakeoverTimeout},
 		"a person's older":  {pki.RoleOperator, -time.Second, TakeoverTimeout},
@@ -123,7 +126,7 @@ func TestClaimByCertificate(t *testing.T) {
 		done := make(chan Reason)
 		go func() { done <- r.claim(waiting, time.Minute) }()
 		synctest.Wait()
-		if got := r.claim(with(pki.RoleSensor, noon.Add(time.Minute)), time.Second); got != Superseded || waiting.reason() != None {
+		if got := r.claim(with(pki.RoleSensor, noon.Add(time.Minute)), time.Second); got != Outdated || waiting.reason() != None {
 			t.Errorf("claim: %v, who waited ended for %v", got, waiting.reason())
 		}
 		r.release(owner)
@@ -132,6 +135,63 @@ func TestClaimByCertificate(t *testing.T) {
 			t.Errorf("who waited: %v", got)
 		}
 	})
+}
+
+// A certificate that is not valid yet is no newer one: clocks were ahead when its
+// machine renewed, and now it comes with the one before.
+func TestNotValidYetIsNotNewer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for clientID, refused := range map[string]func(*registry, *session) Reason{
+			"melb_sensor_web-1":   func(r *registry, s *session) Reason { return r.claim(s, time.Second) },
+			"melb_sensor_web-1_1": (*registry).handOver,
+		} {
+			for ahead, want := range map[time.Duration]Reason{0: Outdated, time.Second: None} {
+				r, owner, s := newRegistry(), fakeSession("melb_sensor_web-1"), fakeSession(clientID)
+				owner.identity, s.identity = web1, web1
+				owner.leaf, s.leaf = &x509.Certificate{NotBefore: time.Now().Add(ahead)}, &x509.Certificate{NotBefore: time.Now().Add(-time.Hour)}
+				r.claim(owner, time.Second)
+				go leaveAfter(r, owner, 0)
+				if got := refused(r, s); got != want || (owner.reason() == Superseded) != (want == None) {
+					t.Errorf("%s, %s ahead: %v, and the one before ended for %v", clientID, ahead, got, owner.reason())
+				}
+				owner.end(Draining)
+			}
+		}
+	})
+}
+
+// A thief renews the certificate that he copied. From then on his is the newer one,
+// and its owner is kept out until it renews: the broker says so each time, with the
+// machine's name.
+func TestOlderCertificateIsAnAlarm(t *testing.T) {
+	s := open(t)
+	owners, thiefs := s.bank.issue(monitor, time.Hour), s.bank.issue(monitor, 5*time.Minute)
+	owner := s.dialAs(owners)
+	s.enter(owner, monitor.ClientID())
+	thief := s.dialAs(thiefs)
+	s.enter(thief, monitor.ClientID())
+	s.closed(owner)
+	s.counted("refused_outdated", 0)
+	again := s.dialAs(owners)
+	if code, err := again.Connect(rawmqtt.ConnectOptions{ClientID: monitor.ClientID(), KeepAlive: 30}); err == nil && code == rawmqtt.Accepted {
+		t.Fatal("the older certificate was let in")
+	}
+	s.counted("refused_outdated", 1)
+	alarm := ""
+	for deadline := time.Now().Add(time.Minute); alarm == "" && time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) { // it is counted first
+		for line := range strings.Lines(s.log.String()) {
+			if strings.Contains(line, "level=ERROR") && strings.Contains(line, "an older certificate of a machine") {
+				alarm = line
+			}
+		}
+	}
+	if !strings.Contains(alarm, "identity="+monitor.Sender()) || !strings.Contains(alarm, "remote=127.0.0.1:") {
+		t.Errorf("%q in the log:\n%s", alarm, s.log)
+	}
+	// Renewed, the owner is the newer one.
+	renewed := s.dialAs(s.bank.issue(monitor, time.Minute))
+	s.enter(renewed, monitor.ClientID())
+	s.closed(thief)
 }
 
 // enter opens a session under a client identifier.

@@ -90,6 +90,7 @@ func (h *hook) judge(s *session, cl *mqtt.Client, pk *packets.Packet) Reason {
 		return None // costs no more than its bytes
 	case packets.Pingreq:
 	case packets.Publish:
+		s.messages.Add(1)
 		r = s.judgePublish(pk)
 	case packets.Subscribe, packets.Unsubscribe:
 		r = s.judgeFilters(pk)
@@ -152,6 +153,8 @@ func (h *hook) OnSessionEstablished(cl *mqtt.Client, _ packets.Packet) {
 	if s == nil {
 		return
 	}
+	name := s.clientID
+	s.named.Store(&name)
 	h.b.counters.sessions.Add(1)
 	h.b.reporter.report(slog.LevelInfo, "opened "+cl.ID, "session opened",
 		slog.String("identity", s.sender), slog.String("client", cl.ID), slog.String("remote", s.from))
@@ -178,6 +181,8 @@ func (h *hook) OnACLCheck(cl *mqtt.Client, topic string, write bool) (ok bool) {
 	default:
 		if ok = s.grant.Load().rights.MayReceive(topic); !ok {
 			h.b.refuse(slog.LevelError, NotReceiver, slog.String("identity", s.sender))
+		} else {
+			s.makeWay()
 		}
 	}
 	return ok

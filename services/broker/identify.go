@@ -48,10 +48,10 @@ func (s *session) identify(timeout time.Duration) error {
 	s.leaf = s.tls.ConnectionState().PeerCertificates[0]
 	until, began := b.bans.arrive(s.sender, g.policy.Broker(), now)
 	if began {
-		b.banned(s.sender, "it connects too often", until)
+		b.banned(s.sender, tooOften, until)
 	}
 	if !until.IsZero() {
-		return fmt.Errorf("checking identity %s: %w until %s", id, Banned, until.UTC().Format(time.RFC3339))
+		return banned(id, until)
 	}
 	s.grant.Store(g)
 	s.account = b.registry.open(s.sender, g.limits, now)
@@ -60,5 +60,12 @@ func (s *session) identify(timeout time.Duration) error {
 	if b.revocations.Revoked(id, s.leaf) {
 		return fmt.Errorf("checking identity %s: %w", id, Revoked)
 	}
+	if until := b.bans.until(s.sender, now); !until.IsZero() {
+		return banned(id, until)
+	}
 	return b.judgeAgain(s)
+}
+
+func banned(id pki.Identity, until time.Time) error {
+	return fmt.Errorf("checking identity %s: %w until %s", id, Banned, until.UTC().Format(time.RFC3339))
 }

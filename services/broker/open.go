@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"levee/envelope/replay"
+	"levee/internal/brokeradmin"
 	"levee/internal/clocks"
 	"levee/internal/config"
 	"levee/internal/metrics"
@@ -33,6 +34,9 @@ type Settings struct {
 	// MetricsListen is the loopback address and port where GET /metrics is
 	// answered; nothing listens if it is absent.
 	MetricsListen string `yaml:"metrics_listen,omitempty"`
+	// AdminSocket is the Unix socket at which levee broker asks and orders; there
+	// is none if it is absent.
+	AdminSocket config.Path `yaml:"admin_socket,omitempty"`
 }
 
 // Part is a broker as a process runs it, of one site or of several.
@@ -53,6 +57,7 @@ type tenant struct {
 	kernel      *clocks.Kernel
 	renewal     *renewal.Renewal
 	metrics     *metrics.Server
+	admin       *brokeradmin.Server
 	skew        time.Duration
 	log         *slog.Logger
 
@@ -138,8 +143,11 @@ func (p *Part) add(settings Settings, log *slog.Logger) error {
 	if err == nil {
 		s.metrics, err = metrics.Open(metrics.Config{Listen: settings.MetricsListen, Source: source{s.broker, s}, More: s.broker.families(), Log: log})
 	}
+	if err == nil {
+		s.admin, err = brokeradmin.Open(brokeradmin.Config{Path: string(settings.AdminSocket), Broker: administration{s.broker}, Log: log})
+	}
 	if err != nil {
-		return errors.Join(err, s.windows.Close())
+		return errors.Join(err, s.metrics.Close(), s.windows.Close())
 	}
 	p.tenants = append(p.tenants, s)
 	return nil
@@ -149,7 +157,7 @@ func (p *Part) add(settings Settings, log *slog.Logger) error {
 func (p *Part) Close() error {
 	var errs []error
 	for _, s := range p.tenants {
-		errs = append(errs, s.metrics.Close(), s.windows.Close())
+		errs = append(errs, s.admin.Close(), s.metrics.Close(), s.windows.Close())
 	}
 	return errors.Join(errs...)
 }
@@ -171,7 +179,9 @@ func (p *Part) Run(ctx context.Context) error {
 		keeping.Go(func() { s.renewal.Run(ctx) })
 		keeping.Go(func() { s.watch(done) })
 		inner := run
-		run = func(ctx context.Context) error { return s.metrics.Around(ctx, inner) }
+		run = func(ctx context.Context) error {
+			return s.metrics.Around(ctx, func(ctx context.Context) error { return s.admin.Around(ctx, inner) })
+		}
 	}
 	errs := []error{run(ctx)}
 	close(done)

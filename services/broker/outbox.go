@@ -57,6 +57,13 @@ func (o *outbox) limit(bound int, timeout time.Duration) {
 	o.bound, o.timeout = bound, timeout
 }
 
+// queued returns how many bytes the peer has not taken.
+func (o *outbox) queued() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.queue) + o.sending
+}
+
 // Write sends or queues all of p. It does not wait.
 func (o *outbox) Write(p []byte) (int, error) {
 	o.mu.Lock()

@@ -31,6 +31,7 @@ const (
 	BadSession             // not a clean session
 	SecondConnect          // CONNECT within a session
 	Superseded             // a newer connection took the client identifier
+	Outdated               // an older certificate of a machine that is there with a newer one
 	TakeoverTimeout        // the older session would not end in time
 	Expired                // the validity of the certificate, or of the credential beside it, ended
 	Revoked                // the certificate was taken back
@@ -61,7 +62,7 @@ var reasonNames = [reasons]string{
 	None: "none", TooMany: "too_many", TooManyPending: "too_many_pending", TooManyAddress: "too_many_address",
 	BadHandshake: "handshake", BadCertificate: "certificate", NoSite: "site", Banned: "banned", NoRole: "role", Silent: "silent", TimedOut: "timed_out", BadVersion: "version",
 	BadClientID: "client_id", BadCredential: "credential", BadWill: "will", BadKeepAlive: "keep_alive",
-	BadSession: "persistent_session", SecondConnect: "second_connect", Superseded: "superseded",
+	BadSession: "persistent_session", SecondConnect: "second_connect", Superseded: "superseded", Outdated: "outdated",
 	TakeoverTimeout: "takeover_timeout", Expired: "expired", Revoked: "revoked", SlowReader: "slow_reader", TooFast: "too_fast",
 	Misbehaved: "misbehaved", Rejudged: "rejudged", Kicked: "kicked", Draining: "draining", Panicked: "panicked", BadPacket: "packet", BadQoS: "qos",
 	BadRetain: "retain", BadTopicName: "topic", BadFilter: "filter", TooManyFilters: "too_many_filters",

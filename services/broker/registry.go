@@ -46,9 +46,9 @@ func (r *registry) claim(s *session, timeout time.Duration) Reason {
 		sl = &slot{}
 		r.slots[s.clientID] = sl
 	}
-	if s.outdated(sl.owner) || s.outdated(sl.newest) {
+	if now := time.Now(); s.outdated(sl.owner, now) || s.outdated(sl.newest, now) {
 		r.mu.Unlock()
-		return Superseded
+		return Outdated
 	}
 	before := sl.newest
 	sl.newest = s
@@ -81,10 +81,11 @@ func (r *registry) claim(s *session, timeout time.Duration) Reason {
 
 // outdated reports whether s came with an older certificate of its machine than
 // other. Whoever stole one that was renewed since must not put its owner out.
-// People are exempt: they have several sessions and bundles.
-func (s *session) outdated(other *session) bool {
+// What is not valid yet is not newer: it is of a clock that was ahead. People are
+// exempt: they have several sessions and bundles.
+func (s *session) outdated(other *session, now time.Time) bool {
 	return other != nil && s.leaf != nil && other.leaf != nil && s.identity.Role.Class() == pki.ClassMachine &&
-		s.leaf.NotBefore.Before(other.leaf.NotBefore)
+		s.leaf.NotBefore.Before(other.leaf.NotBefore) && !now.Before(other.leaf.NotBefore)
 }
 
 // handoverSuffix ends the second client identifier of a machine.
@@ -117,8 +118,8 @@ func (r *registry) handOver(s *session) Reason {
 	case before == nil:
 	case s.leaf.NotBefore.After(before.leaf.NotBefore):
 		time.AfterFunc(handover, func() { before.end(Superseded) })
-	case s.outdated(before):
-		return Superseded
+	case s.outdated(before, time.Now()):
+		return Outdated
 	default:
 		before.end(Superseded)
 	}
