@@ -40,6 +40,7 @@ const (
 	longestRetry = 10 * time.Minute
 	longestVain  = time.Hour // while nothing that the issuer gives would be of use, or as long as it asks for
 	hurryEach    = time.Hour
+	rereadEach   = time.Hour // while the certificate in use is not valid: what is carried or was kept may be
 )
 
 // maxAhead is how far the issuer's clock may be ahead of ours: what begins later
@@ -185,7 +186,7 @@ func (r *Renewal) held(now time.Time) *x509.Certificate {
 	leaf := r.config.Store.Current().Leaf()
 	_, whole := life(leaf)
 	passed := now.Sub(r.reread)
-	if !now.Before(leaf.NotBefore) && !now.After(leaf.NotAfter) || passed >= 0 && passed < min(longestRetry, whole/20) {
+	if !now.Before(leaf.NotBefore) && !now.After(leaf.NotAfter) || passed >= 0 && passed < min(rereadEach, whole/20) {
 		return leaf
 	}
 	r.reread = now

@@ -43,6 +43,10 @@ const (
 	FileFirstStart = "first-start"
 )
 
+// FileStarted stands in a bundle whose component has run, and says with which
+// state. Whoever carries the bundle there again does not bring it.
+const FileStarted = "started"
+
 // FileRenewed is the renewed credential, in the state directory.
 const FileRenewed = "renewed.pem"
 

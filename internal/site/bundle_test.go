@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"levee/envelope/replay"
+	"levee/internal/config"
 	"levee/internal/site"
 	"levee/pki"
 	"levee/policies"
@@ -321,10 +322,33 @@ func TestFirstStart(t *testing.T) {
 	if _, err := os.Stat(string(s.State)); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("it was made anew: %v", err)
 	}
-	// A note that came back later lets state be made, but what was accepted
-	// before is not accepted again.
+	// Neither does the deployer's copy, which brings the note and its own
+	// configuration: the component has run, with another state.
+	if err := os.WriteFile(note, site.FirstStart(time.Now()), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := open(); err == nil || !strings.Contains(err.Error(), "is gone") {
+		t.Errorf("without state, with a note: %v", err)
+	}
+	other := s
+	other.State = config.Path(t.TempDir())
+	for _, made := range []bool{true, false} {
+		if _, err := site.Open(other, time.Now()); err == nil || !strings.Contains(err.Error(), "was started before with the state in") {
+			t.Errorf("with another state: %v", err)
+		}
+		if made {
+			if err := os.Remove(string(other.State)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if _, err := os.Stat(string(other.State)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("another state was made: %v", err)
+	}
+	// A note that came back later, to a new disk, lets state be made, but what was
+	// accepted before is not accepted again.
 	for _, text := range [][]byte{site.FirstStart(time.Now().Add(-time.Hour)), site.FirstStart(time.Now().Add(time.Hour)), nil} {
-		if err := os.WriteFile(note, text, 0o644); err != nil {
+		if err := errors.Join(os.Remove(filepath.Join(string(s.Bundle), site.FileStarted)), os.WriteFile(note, text, 0o644)); err != nil {
 			t.Fatal(err)
 		}
 		now := time.Now()

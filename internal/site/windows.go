@@ -78,6 +78,13 @@ const unheard = 10 * time.Minute
 // exploited.
 func openState(s Settings, id pki.Identity, now time.Time) error {
 	dir, note := string(s.State), s.file(FileFirstStart)
+	ran := false
+	if id.Role.Class() == pki.ClassMachine {
+		var err error
+		if ran, err = checkStarted(s); err != nil {
+			return err
+		}
+	}
 	_, err := os.Lstat(dir)
 	_, noted := os.Lstat(note)
 	switch {
@@ -86,15 +93,22 @@ func openState(s Settings, id pki.Identity, now time.Time) error {
 		return err
 	case id.Role.Class() == pki.ClassPerson:
 		return os.MkdirAll(dir, 0o700)
-	case noted == nil:
+	case noted == nil && !ran:
 		if err := firstState(dir, note, now); err != nil {
 			return err
 		}
-	case errors.Is(noted, fs.ErrNotExist):
+	case ran || errors.Is(noted, fs.ErrNotExist):
 		return fmt.Errorf("the state directory %s is gone, and %s has run before: put it back; or, to begin without what it remembered, make it anew (mkdir -m 700 %s)",
 			dir, id.Sender(), dir)
 	default:
 		return noted
+	}
+	if id.Role.Class() == pki.ClassMachine {
+		// Who may not write there could not have removed the note of a first
+		// start either, and began before there was such a file.
+		if err := noteStarted(s); err != nil && (noted == nil || !errors.Is(err, fs.ErrPermission)) {
+			return err
+		}
 	}
 	if noted != nil {
 		return nil
@@ -103,6 +117,61 @@ func openState(s Settings, id pki.Identity, now time.Time) error {
 		return fmt.Errorf("noting the first start: %w; remove the file by hand", err)
 	}
 	return nil
+}
+
+// checkStarted reports whether the component has run, and refuses another state than the one that the component had: a
+// bundle that is carried to its place again brings the configuration of its
+// making, and with it a place for the state that may since have been edited. What
+// the component remembered would be forgotten, and a first start noted.
+func checkStarted(s Settings) (ran bool, err error) {
+	text, err := durable.ReadFile(s.file(FileStarted), maxPath)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	now, err := stateName(s)
+	if err != nil {
+		return false, err
+	}
+	if before := strings.TrimSuffix(string(text), "\n"); before != now {
+		return false, fmt.Errorf("the bundle was started before with the state in %q, and its configuration says %q: put that right (carrying a bundle again brings its first configuration); if the state was moved, remove %s",
+			before, now, s.file(FileStarted))
+	}
+	return true, nil
+}
+
+// noteStarted writes down which state the component has.
+func noteStarted(s Settings) error {
+	if _, err := os.Lstat(s.file(FileStarted)); err == nil {
+		return nil
+	}
+	name, err := stateName(s)
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(s.file(FileStarted), []byte(name+"\n"), 0o600)
+}
+
+// maxPath bounds the name of a directory in bytes.
+const maxPath = 4 << 10
+
+// stateName is the state directory as FileStarted has it: from the bundle on if it
+// lies within, so that both may be moved together.
+func stateName(s Settings) (string, error) {
+	bundle, err := filepath.Abs(string(s.Bundle))
+	if err != nil {
+		return "", err
+	}
+	state, err := filepath.Abs(string(s.State))
+	if err != nil {
+		return "", err
+	}
+	if within, err := filepath.Rel(bundle, state); err == nil && filepath.IsLocal(within) {
+		return within, nil
+	}
+	return state, nil
 }
 
 // firstState makes the state directory of a first start: with empty windows if
