@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"testing"
 )
 
@@ -14,10 +15,10 @@ var (
 	realTest    = regexp.MustCompile(`(?m)^func (Test[A-Za-z0-9_]+)\(`)
 )
 
-// SECURITY.md claims that tests prove its controls. A test that was renamed or
+// These pages claim that tests prove what they say. A test that was renamed or
 // deleted proves nothing.
 func TestSecurityNamesRealTests(t *testing.T) {
-	for _, page := range []string{"../../SECURITY.md", "../../docs/controls.md"} {
+	for _, page := range []string{"../../SECURITY.md", "../../docs/controls.md", "../../docs/broker.md"} {
 		text, err := os.ReadFile(page)
 		if err != nil {
 			t.Fatal(err)
@@ -54,4 +55,30 @@ func testsOf(t *testing.T, pkg string) map[string]bool {
 		}
 	}
 	return tests
+}
+
+// Each known defect of the two libraries has a test that bears its number:
+// TestP6SlowReader is of mochi's P6, TestPaho3Refused of paho's third pitfall.
+// docs/broker.md says what they are.
+func TestEveryKnownDefectHasATest(t *testing.T) {
+	for _, library := range []struct {
+		pkg, prefix string
+		defects     int
+	}{{"services/broker", "P", 29}, {"internal/session", "Paho", 14}} {
+		numbers := regexp.MustCompile("^Test((?:" + library.prefix + "[0-9]+)+)")
+		each := regexp.MustCompile(library.prefix + "([0-9]+)")
+		tested := make(map[string]bool)
+		for test := range testsOf(t, library.pkg) {
+			if m := numbers.FindStringSubmatch(test); m != nil {
+				for _, n := range each.FindAllStringSubmatch(m[1], -1) {
+					tested[n[1]] = true
+				}
+			}
+		}
+		for n := 1; n <= library.defects; n++ {
+			if !tested[strconv.Itoa(n)] {
+				t.Errorf("no test of %s bears the number %s%d", library.pkg, library.prefix, n)
+			}
+		}
+	}
 }

@@ -113,7 +113,7 @@ func TestDigestsWithoutALongConnection(t *testing.T) {
 
 // A message that was not acknowledged, and those of the last 15 s that were, go
 // out again on the next connection, byte for byte and in order.
-func TestReconnect(t *testing.T) {
+func TestPaho2ReconnectLosesNothing(t *testing.T) {
 	b := melbBroker(t)
 	b.puback = func(conn int, p published) bool { return conn > 1 || len(b.got()) < 2 }
 	b.start()
@@ -150,7 +150,7 @@ func TestReconnect(t *testing.T) {
 }
 
 // The library calls a refused subscription a success.
-func TestRefusedSubscription(t *testing.T) {
+func TestPaho3RefusedSubscription(t *testing.T) {
 	for name, codes := range map[string][]byte{"refused": {0x80}, "an undefined code": {3}, "QoS 2": {2}} {
 		t.Run(name, func(t *testing.T) {
 			b := melbBroker(t)
@@ -239,7 +239,7 @@ func TestHostileAnswers(t *testing.T) {
 }
 
 // A broker that never acknowledges is left, and the message is not lost.
-func TestNoAcknowledgement(t *testing.T) {
+func TestPaho1NoAcknowledgement(t *testing.T) {
 	if testing.Short() {
 		t.Skip("waits for the acknowledgement's deadline")
 	}

@@ -35,7 +35,7 @@ func TestGuardLetsInWhatABrokerMaySay(t *testing.T) {
 }
 
 // A captured broker must not make the library allocate, keep or panic.
-func TestGuardRefuses(t *testing.T) {
+func TestPaho11GuardRefuses(t *testing.T) {
 	for name, bad := range map[string][]byte{
 		"a byte too long":                        {0x30, 0x81, 0x88, 0x04}, // 66,561
 		"256 MiB":                                {0x30, 0xff, 0xff, 0xff, 0x7f},
@@ -97,7 +97,7 @@ func TestGuardClosesOnARefusal(t *testing.T) {
 
 // A peer that does not read costs one deadline, whoever writes: the library
 // sets none for PINGREQ, SUBSCRIBE and acknowledgements, and takes its own back.
-func TestGuardWriteDeadline(t *testing.T) {
+func TestPaho7GuardWriteDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ours, theirs := net.Pipe()
 		defer theirs.Close()
@@ -185,7 +185,7 @@ func FuzzGuard(f *testing.F) {
 	})
 }
 
-func TestBackOff(t *testing.T) {
+func TestPaho12BackOff(t *testing.T) {
 	var b backOff
 	bound := firstBackOff
 	seen := make(map[time.Duration]bool)

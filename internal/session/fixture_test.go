@@ -5,8 +5,10 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -93,7 +95,11 @@ func openBundle(t testing.TB, id pki.Identity) *site.Bundle {
 	if err := site.NewState(state); err != nil {
 		t.Fatal(err)
 	}
-	b, err := site.Open(site.Settings{Bundle: config.Path(worldLayout(t).Bundle(id)), State: config.Path(state)}, time.Now())
+	bundle := worldLayout(t).Bundle(id)
+	if err := os.Remove(filepath.Join(bundle, site.FileStarted)); err != nil && !errors.Is(err, fs.ErrNotExist) { // another test's
+		t.Fatal(err)
+	}
+	b, err := site.Open(site.Settings{Bundle: config.Path(bundle), State: config.Path(state)}, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -132,7 +132,7 @@ func TestOneBrokerDownAtTheStart(t *testing.T) {
 
 // A broker that takes everything in and acknowledges nothing costs its own line
 // alone.
-func TestSlowLine(t *testing.T) {
+func TestPaho6Paho14SlowLine(t *testing.T) {
 	a, slow := melbBroker(t), melbBroker(t)
 	slow.puback = func(int, published) bool { return false }
 	a.start()

@@ -231,7 +231,7 @@ func TestPublicMessagesDoNotCrowdOutReadings(t *testing.T) {
 
 // A flood of messages fills its bounded room and no more, and the loss is
 // counted and logged.
-func TestInboxIsBounded(t *testing.T) {
+func TestPaho5InboxIsBounded(t *testing.T) {
 	log := new(logBuffer)
 	s := openSession(t, identity("melb", pki.RoleMonitor, "m1"), func(c *Config) { c.Log = log.logger() })
 	for range maxInbox + 5 {

@@ -113,7 +113,7 @@ func TestP26CertificateEndsWithinASession(t *testing.T) {
 	s.counted("refused_expired", 1)
 }
 
-func TestKeepAliveEndsASilentSession(t *testing.T) {
+func TestP19KeepAliveEndsASilentSession(t *testing.T) {
 	t.Parallel()
 	s := open(t)
 	c := s.dial(web1)

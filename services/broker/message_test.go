@@ -353,7 +353,7 @@ func TestWrongClockSilencesNobody(t *testing.T) {
 
 // P1 and P11 once more, on the hook itself: whatever goes wrong, the answer is
 // one of the few that mochi takes for a refusal.
-func TestP1HookAnswers(t *testing.T) {
+func TestP1P11HookAnswers(t *testing.T) {
 	s := open(t)
 	c, from := s.connect(web1), s.sender(web1)
 	s.ping(c)

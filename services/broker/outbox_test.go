@@ -103,7 +103,7 @@ func TestOutboxClosesWhenItsQueueIsFull(t *testing.T) {
 
 // A pipe has no buffer at all, so every write is queued. Its deadlines run on
 // the bubble's clock.
-func TestOutboxGivesUpWithoutProgress(t *testing.T) {
+func TestP28OutboxGivesUpWithoutProgress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, server := net.Pipe()
 		var wg sync.WaitGroup

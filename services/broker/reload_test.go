@@ -80,7 +80,7 @@ func (c tokens) Verify(id pki.Identity, username string, password []byte, now ti
 
 // Where a second credential is asked for nobody comes in without it, and the
 // session ends with it.
-func TestSecondCredential(t *testing.T) {
+func TestP12SecondCredentialIsNeededAsWell(t *testing.T) {
 	s := open(t, func(c *Config) { c.Credentials = tokens{hold: 2 * time.Second} })
 	for name, o := range map[string]rawmqtt.ConnectOptions{
 		"none":         {},
