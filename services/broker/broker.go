@@ -102,12 +102,13 @@ func New(cfg Config) (*Broker, error) {
 		return nil, fmt.Errorf("configuring broker: %w", err)
 	}
 	b := &Broker{
-		site: cfg.Site, host: cfg.Host, address: cfg.Address, tls: cfg.TLS, verifier: cfg.Verifier,
+		site: cfg.Site, host: cfg.Host, address: cfg.Address, verifier: cfg.Verifier,
 		windows: cfg.Windows, revocations: cfg.Revocations, credentials: cfg.Credentials, log: cfg.Log,
 		reporter: newReporter(cfg.Log), registry: newRegistry(), bans: newBans(),
 		clocks: clocks.NewWatch(cfg.Policy.Skew(), cfg.Log), open: make(chan struct{}), ready: make(chan struct{}),
 	}
 	b.rules.Store(cfg.Policy)
+	b.tls = b.banning(cfg.TLS)
 	b.server = mqtt.New(&mqtt.Options{
 		Capabilities:             capabilities(b.bounds()),
 		Logger:                   slog.New(redacted{to: b.reporter}),

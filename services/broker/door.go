@@ -26,6 +26,7 @@ type door struct {
 	sites     map[string]*Broker // by host
 	socket    net.Listener
 	admission *admission
+	turns     turns
 	failed    error         // why accepting ended by itself; read after accepting
 	accepting chan struct{} // closed when accept has ended
 	closing   chan struct{} // closed when close has begun
@@ -44,7 +45,7 @@ const (
 
 func newDoor(socket net.Listener, sites ...*Broker) (*door, error) {
 	d := &door{
-		first: sites[0], sites: make(map[string]*Broker), socket: socket, admission: newAdmission(sites[0].bounds),
+		first: sites[0], sites: make(map[string]*Broker), socket: socket, admission: newAdmission(sites[0].bounds), turns: newTurns(),
 		accepting: make(chan struct{}), closing: make(chan struct{}), live: make(map[*session]struct{}),
 	}
 	for _, b := range sites {
@@ -115,7 +116,8 @@ func (d *door) serve(conn net.Conn, t *ticket) {
 		}
 		s.blame(None) // else the peer is gone
 	})
-	s.tls = tls.Server(s.out, d.config(s))
+	s.shaking = &shaking{outbox: s.out, turns: d.turns, ended: s.ended}
+	s.tls = tls.Server(s.shaking, d.config(s))
 	if !d.add(s) {
 		_ = conn.Close()
 		return
@@ -172,6 +174,9 @@ func (d *door) refused(s *session, err error) {
 		r = NoSite
 	}
 	s.end(r)
+	if s.reason() == None { // it left before it was told
+		s.b.counters.refuse(r)
+	}
 	attrs := []slog.Attr{slog.String("reason", r.String()), slog.String("remote", s.from), slog.Any("error", err)}
 	if text := clocks.CertificateTrouble(err, nil, time.Now()); text != "" {
 		attrs = append(attrs, slog.String("detail", text))

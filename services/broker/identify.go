@@ -1,7 +1,9 @@
 package broker
 
 import (
+	"crypto/tls"
 	"fmt"
+	"strings"
 	"time"
 
 	"levee/pki"
@@ -27,6 +29,7 @@ func granted(p *policies.Policy, id pki.Identity) (*grant, bool) {
 // judged here again, for the identity, and so that nothing depends on how that
 // configuration came about.
 func (s *session) identify(timeout time.Duration) error {
+	defer s.shaking.finish()
 	_ = s.out.SetReadDeadline(time.Now().Add(timeout))
 	if err := s.tls.Handshake(); err != nil {
 		return fmt.Errorf("completing TLS: %w", err)
@@ -64,6 +67,25 @@ func (s *session) identify(timeout time.Duration) error {
 		return banned(id, until)
 	}
 	return b.judgeAgain(s)
+}
+
+// banning returns a configuration that refuses a banned identity as soon as
+// package tls has verified its chain. What follows costs twice as much, and who is
+// banned may come back as often as it likes.
+func (b *Broker) banning(config *tls.Config) *tls.Config {
+	config = config.Clone()
+	verify, domain := config.VerifyConnection, strings.TrimPrefix(b.host, b.site+".")
+	config.VerifyConnection = func(cs tls.ConnectionState) error {
+		if len(cs.PeerCertificates) > 0 && len(cs.PeerCertificates[0].URIs) == 1 {
+			if id, err := pki.ParseIdentity(cs.PeerCertificates[0].URIs[0].String(), domain); err == nil {
+				if until := b.bans.until(id.Sender(), time.Now()); !until.IsZero() {
+					return banned(id, until)
+				}
+			}
+		}
+		return verify(cs)
+	}
+	return config
 }
 
 func banned(id pki.Identity, until time.Time) error {

@@ -22,11 +22,12 @@ import (
 // net.Conn that mochi reads and writes, and the only place where the hook looks
 // for whose connection it is: never by client identifier.
 type session struct {
-	out    *outbox
-	tls    *tls.Conn
-	ticket *ticket
-	from   string // remote address, for the log
-	opened time.Time
+	out     *outbox
+	shaking *shaking
+	tls     *tls.Conn
+	ticket  *ticket
+	from    string // remote address, for the log
+	opened  time.Time
 
 	// Set before mochi sees the connection.
 	b        *Broker // of the site that the client named; that of the door until then

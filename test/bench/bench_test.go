@@ -36,13 +36,13 @@ var (
 var bin string
 
 func TestMain(m *testing.M) {
-	os.Exit(processes.Run(m, func(dir string) { bin = dir }, "levee-broker", "test/bench/mochi", "test/bench/profiled"))
+	os.Exit(processes.Run(m, func(dir string) { bin = dir }, "levee-broker", "test/bench/mochi", "test/bench/profiled", "test/bench/attacker"))
 }
 
 // TestBrokersDeliver keeps the harness alive: one short turn for each broker. No
 // figure is judged.
 func TestBrokersDeliver(t *testing.T) {
-	s := newSite(t)
+	s := newSite(t, plan{sensors: sensors, fast: true})
 	for _, b := range s.brokers(t) {
 		for qos := range byte(2) {
 			s.turn(t, b, load{qos: qos, rate: 400, burst: 1, warm: 200 * time.Millisecond, measure: 300 * time.Millisecond})
@@ -54,7 +54,7 @@ func TestBrokersDeliver(t *testing.T) {
 // else the machine does meets all of them alike, and reports CPU time for each
 // delivered message.
 func BenchmarkDelivery(b *testing.B) {
-	s := newSite(b)
+	s := newSite(b, plan{sensors: sensors, fast: true})
 	brokers := s.brokers(b)
 	for b.Loop() {
 		for qos := range byte(2) {

@@ -32,15 +32,23 @@ const (
 	siteName  = "melb"
 )
 
-// bankSite is one provisioned site: twenty sensors, one monitor, one broker.
+// plan is what differs between sites.
+type plan struct {
+	sensors, guests int
+	// fast is a policy that lets sensors send as fast as the benchmark wants: what is
+	// judged of each message stays the same. Else the default is in force.
+	fast bool
+}
+
+// bankSite is one provisioned site: sensors, one monitor, one broker, guests.
 type bankSite struct {
 	layout   provision.Layout
 	broker   pki.Identity
 	monitor  pki.Identity
 	sensors  []pki.Identity
+	guests   []pki.Identity
 	trust    *site.Trust
 	boot     uint64 // of the last turn's messages
-	started  int    // brokers
 	ownCores unix.CPUSet
 }
 
@@ -51,9 +59,8 @@ type broker struct {
 	process *processes.Process
 }
 
-// newSite provisions, with a policy that lets sensors send as fast as the
-// benchmark wants: what is judged of each message stays the same.
-func newSite(t testing.TB) *bankSite {
+// newSite provisions.
+func newSite(t testing.TB, p plan) *bankSite {
 	t.Helper()
 	dir := t.TempDir()
 	s := &bankSite{layout: provision.Layout{Dir: dir}}
@@ -64,8 +71,11 @@ func newSite(t testing.TB) *bankSite {
 		Controllers: []provision.Controller{{Name: "lb-1", Pools: []provision.Pool{{Server: "web-10", Listen: freePort(t)}}}},
 		Recorder:    "rec-1",
 	}}}
-	for i := range sensors {
+	for i := range p.sensors {
 		inv.Sites[0].Sensors = append(inv.Sites[0].Sensors, provision.Sensor{Name: fmt.Sprintf("web-%d", 10+i)})
+	}
+	for i := range p.guests {
+		inv.Sites[0].Guests = append(inv.Sites[0].Guests, provision.Guest{Name: fmt.Sprintf("guest-%d", 1+i)})
 	}
 	ids, err := provision.Apply(dir, inv, time.Now())
 	if err != nil {
@@ -79,8 +89,26 @@ func newSite(t testing.TB) *bankSite {
 			s.monitor = id
 		case pki.RoleSensor:
 			s.sensors = append(s.sensors, id)
+		case pki.RoleGuest:
+			s.guests = append(s.guests, id)
 		}
 	}
+	if p.fast {
+		s.raiseRates(t, inv)
+	}
+	s.trust, err = site.OpenTrust(site.Settings{Bundle: config.Path(s.layout.Bundle(s.broker)), Evaluation: true}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.SchedGetaffinity(0, &s.ownCores); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// raiseRates replaces the policy.
+func (s *bankSite) raiseRates(t testing.TB, inv provision.Inventory) {
+	t.Helper()
 	policy := filepath.Join(s.layout.Authority(), siteName, site.FilePolicy)
 	text := string(policies.Default())
 	for old, raised := range map[string]string{
@@ -92,17 +120,9 @@ func newSite(t testing.TB) *bankSite {
 	if err := os.WriteFile(policy, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := provision.Apply(dir, inv, time.Now()); err != nil {
+	if _, err := provision.Apply(s.layout.Dir, inv, time.Now()); err != nil {
 		t.Fatal(err)
 	}
-	s.trust, err = site.OpenTrust(site.Settings{Bundle: config.Path(s.layout.Bundle(s.broker)), Evaluation: true}, time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.SchedGetaffinity(0, &s.ownCores); err != nil {
-		t.Fatal(err)
-	}
-	return s
 }
 
 // brokers starts all that are compared, all on one core, and moves this process
@@ -204,26 +224,7 @@ max_queued_messages 100000
 // until it accepts.
 func (s *bankSite) start(t testing.TB, name, address string, cmd *exec.Cmd) broker {
 	t.Helper()
-	first := unix.CPUSet{}
-	for core := range 1024 {
-		if s.ownCores.IsSet(core) {
-			first.Set(core)
-			break
-		}
-	}
-	runtime.LockOSThread() // a child inherits from the thread that makes it
-	defer runtime.UnlockOSThread()
-	var before unix.CPUSet
-	if err := unix.SchedGetaffinity(0, &before); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.SchedSetaffinity(0, &first); err != nil {
-		t.Fatal(err)
-	}
-	process := processes.Start(t, cmd)
-	if err := unix.SchedSetaffinity(0, &before); err != nil {
-		t.Fatal(err)
-	}
+	process := s.launch(t, 0, cmd)
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		conn, err := net.Dial("tcp", address)
 		if err == nil {
@@ -234,6 +235,34 @@ func (s *bankSite) start(t testing.TB, name, address string, cmd *exec.Cmd) brok
 			t.Fatalf("%s does not listen: %v", name, err)
 		}
 	}
+}
+
+// launch starts a process on the n-th core that this one may use, or on the last
+// there is.
+func (s *bankSite) launch(t testing.TB, n int, cmd *exec.Cmd) *processes.Process {
+	t.Helper()
+	var core unix.CPUSet
+	for i, seen := 0, 0; i < 1024 && seen <= n; i++ {
+		if s.ownCores.IsSet(i) {
+			core.Zero()
+			core.Set(i)
+			seen++
+		}
+	}
+	runtime.LockOSThread() // a child inherits from the thread that makes it
+	defer runtime.UnlockOSThread()
+	var before unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &before); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.SchedSetaffinity(0, &core); err != nil {
+		t.Fatal(err)
+	}
+	process := processes.Start(t, cmd)
+	if err := unix.SchedSetaffinity(0, &before); err != nil {
+		t.Fatal(err)
+	}
+	return process
 }
 
 // leaveCore moves every thread of this process to the cores that the brokers do
