@@ -129,11 +129,11 @@ as the inventory says, and apply does not put it right by itself.`,
   levee pki apply --inventory inventory.yaml --out bank --passphrase-fd root=3 --passphrase-fd 4 3<root.txt 4<sites.txt`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := p.load()
-			if err != nil {
+			if err := passphrases.check(); err != nil {
 				return err
 			}
-			if err := passphrases.check(); err != nil {
+			c, err := p.load()
+			if err != nil {
 				return err
 			}
 			if dry {

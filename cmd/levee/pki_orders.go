@@ -186,7 +186,8 @@ func readmitCommand() *cobra.Command {
 		Short: "let machines renew whose certificates have expired",
 		Long: `Let the machines named, or with --all every machine that is not revoked, renew
 once within a day although their certificates have expired: after an outage of
-the issuer that lasted longer than their certificates.
+the issuer that lasted longer than their certificates. A revoked machine needs a
+new bundle instead.
 
 Exit codes: 0 readmitted, 1 the issuer was not reached, 2 wrong usage, 3 the issuer refuses.`,
 		Example: "  levee pki readmit --bundle ann --all --reason 'the issuer was down for a month'",

@@ -31,7 +31,9 @@ var prompts = map[provision.Secret]string{
 	provision.SecretIssuer: "issuers' copies of their authority",
 }
 
-// check refuses flags that name nobody, before anything else happens.
+// check refuses flags that name nobody, and descriptors that the caller did not
+// hand over to be read, before anything else happens: descriptors are read when
+// a key is needed, and levee's own files have numbers then as well.
 func (f *passphraseFlags) check() error {
 	seen := make(map[string]bool)
 	for _, value := range slices.Concat(f.descriptors, f.credentials) {
@@ -46,6 +48,14 @@ func (f *passphraseFlags) check() error {
 			return usage(errors.New("a passphrase has two sources"))
 		}
 		seen[whose] = true
+	}
+	for _, value := range f.descriptors {
+		if _, number, found := strings.Cut(value, "="); found {
+			value = number
+		}
+		if err := seal.CheckDescriptor(value); err != nil {
+			return usage(fmt.Errorf("--passphrase-fd: %w", err))
+		}
 	}
 	return nil
 }

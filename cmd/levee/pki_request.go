@@ -79,15 +79,15 @@ The keys never leave this machine. Compare the digest at both ends: who carries
 the request could have swapped it. Running it again asks for the same.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := passphrases.check(); err != nil {
+				return err
+			}
 			c, err := p.load()
 			if err != nil {
 				return err
 			}
 			if site == "" {
 				return usage(errors.New("which site? give --site NAME, as in the inventory"))
-			}
-			if err := passphrases.check(); err != nil {
-				return err
 			}
 			unlock, err := hold(c.Dir)
 			if err != nil {
@@ -138,11 +138,11 @@ agreed: on a terminal, or with --yes and the digest that levee pki csr showed.
 Exit codes: 0 signed, 1 failed, 2 nobody to ask, 3 the request is another one.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if authority == "" || request == "" || to == "" {
-				return usage(errors.New("give --authority DIRECTORY with root.key and root.pem, --request FILE and --to FILE"))
-			}
 			if err := passphrases.check(); err != nil {
 				return err
+			}
+			if authority == "" || request == "" || to == "" {
+				return usage(errors.New("give --authority DIRECTORY with root.key and root.pem, --request FILE and --to FILE"))
 			}
 			text, err := durable.ReadFile(request, maxCarried)
 			if err != nil {

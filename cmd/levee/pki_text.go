@@ -82,11 +82,13 @@ func (a applied) print(stdout io.Writer, now time.Time) error {
 	if !sealed(a.Certificates) {
 		kept = "UNSEALED"
 	}
-	fmt.Fprintf(&text, `
-Carry each bundle to where it is needed, then start its part there:
+	text.WriteByte('\n')
+	if a.count(func(b appliedBundle) bool { return b.Carry }) > 0 {
+		fmt.Fprintf(&text, `Carry each new or changed bundle to where it is needed, then start its part there:
   levee-%[1]s --config BUNDLE/levee-%[1]s.yaml
-%[2]s holds the keys of the authorities, %[3]s: it belongs on a machine that runs no part.
-`, pki.RoleBroker, filepath.Join(a.Out, "authority"), kept)
+`, pki.RoleBroker)
+	}
+	fmt.Fprintf(&text, "%s holds the keys of the authorities, %s: it belongs on a machine that runs no part.\n", filepath.Join(a.Out, "authority"), kept)
 	for _, s := range a.Inventory.Sites {
 		if len(s.Brokers) > 1 {
 			fmt.Fprintf(&text, "Site %s has %d brokers, which exchange no messages: run them all, within reach of every part but sensors and people,\nwho use one at a time.\n", s.Name, len(s.Brokers))

@@ -98,6 +98,9 @@ Exit codes: 0 signed, 1 failed or nothing would change, 2 nobody to ask, 3 drift
 		Example: "  levee site sign --inventory inventory.yaml --out bank --site melb --generation melb/sensor/web-1=2",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := passphrases.check(); err != nil {
+				return err
+			}
 			c, err := p.load()
 			if err != nil {
 				return err
@@ -107,9 +110,6 @@ Exit codes: 0 signed, 1 failed or nothing would change, 2 nobody to ask, 3 drift
 			}
 			if edit.Generations, err = parseGenerations(generations); err != nil {
 				return usage(err)
-			}
-			if err := passphrases.check(); err != nil {
-				return err
 			}
 			if _, err := os.Stat(c.Dir); err != nil {
 				return err

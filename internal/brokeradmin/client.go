@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
+	"syscall"
 	"time"
 
 	"levee/internal/wire"
@@ -78,7 +80,7 @@ func (c Client) ask(ctx context.Context, r request, each func(line) error) (Done
 func (c Client) exchange(ctx context.Context, r request, each func(line) error) (Done, error) {
 	conn, err := dial(ctx, c.Path)
 	if err != nil {
-		return Done{}, err
+		return Done{}, unreached(err)
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
@@ -91,6 +93,18 @@ func (c Client) exchange(ctx context.Context, r request, each func(line) error) 
 		return Done{}, unanswered(err)
 	}
 	return readAnswer(bufio.NewReaderSize(conn, maxLine), conn, each)
+}
+
+// unreached leaves out the address that was dialled, which says nothing to people:
+// the socket's directory is one of our descriptors.
+func unreached(err error) error {
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		err = op.Err
+	}
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+		return fmt.Errorf("the broker is not running: %w", err)
+	}
+	return err
 }
 
 func unanswered(err error) error {

@@ -2,7 +2,12 @@
 
 package seal
 
-import "io/fs"
+import "golang.org/x/term"
 
-// ofNoKind cannot tell.
-func ofNoKind(fs.FileInfo) bool { return false }
+// checkInherited cannot tell what was handed over.
+func checkInherited(fd int) error {
+	if term.IsTerminal(fd) {
+		return errTerminal
+	}
+	return nil
+}

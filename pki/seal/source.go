@@ -41,6 +41,13 @@ const environment = "CREDENTIALS_DIRECTORY"
 // errNowhere tells whoever has no terminal what else there is.
 var errNowhere = errors.New("no terminal to ask on: give --passphrase-fd N or --passphrase-credential NAME")
 
+// What is wrong with a descriptor.
+var (
+	errNotOpen  = errors.New("is not open")
+	errTerminal = errors.New("is a terminal, which would show the passphrase")
+	errKind     = errors.New("is neither a file nor a pipe")
+)
+
 // Ask returns the passphrase from its source. Whoever opens several keys under
 // one passphrase asks once: a descriptor cannot be read twice.
 func Ask(s Source) (Passphrase, error) {
@@ -66,24 +73,45 @@ func (s Source) ask() (Passphrase, error) {
 	}
 }
 
+// CheckDescriptor says why a passphrase cannot be read from the descriptor with
+// that number, and nil if it can. It reads nothing. Whoever asks late checks
+// first, before anything is opened: then the mistake is named as what it is.
+func CheckDescriptor(number string) error {
+	_, err := parseDescriptor(number)
+	return err
+}
+
+// parseDescriptor returns the descriptor of that number. One that this program
+// opened by itself is as good as not open: a number that nobody handed over
+// would have a passphrase read from a journal, or from what the Go runtime
+// keeps open.
+func parseDescriptor(number string) (int, error) {
+	n, err := strconv.ParseUint(number, 10, 8)
+	if err != nil || strconv.FormatUint(n, 10) != number || n == 1 || n == 2 {
+		return 0, fmt.Errorf("%q is no file descriptor to read from", number)
+	}
+	fd := int(n)
+	if err := checkInherited(fd); err != nil {
+		return 0, fmt.Errorf("file descriptor %d %w", fd, err)
+	}
+	return fd, nil
+}
+
 func fromDescriptor(number string) (Passphrase, error) {
-	fd, err := strconv.ParseUint(number, 10, 8)
-	if err != nil || strconv.FormatUint(fd, 10) != number || fd == 1 || fd == 2 {
-		return Passphrase{}, fmt.Errorf("%q is no file descriptor to read from", number)
+	fd, err := parseDescriptor(number)
+	if err != nil {
+		return Passphrase{}, err
 	}
 	file := os.NewFile(uintptr(fd), "descriptor "+number)
 	if file == nil {
-		return Passphrase{}, fmt.Errorf("file descriptor %d is not open", fd)
+		return Passphrase{}, fmt.Errorf("file descriptor %d %w", fd, errNotOpen)
 	}
 	info, err := file.Stat()
 	if err != nil {
-		return Passphrase{}, fmt.Errorf("file descriptor %d is not open", fd)
+		return Passphrase{}, fmt.Errorf("file descriptor %d %w", fd, errNotOpen)
 	}
-	if term.IsTerminal(int(fd)) {
-		return Passphrase{}, fmt.Errorf("file descriptor %d is a terminal, which would show the passphrase", fd)
-	}
-	if kind := info.Mode().Type(); ofNoKind(info) || kind != 0 && kind != fs.ModeNamedPipe && kind != fs.ModeSocket {
-		return Passphrase{}, fmt.Errorf("file descriptor %d is neither a file nor a pipe", fd)
+	if kind := info.Mode().Type(); kind != 0 && kind != fs.ModeNamedPipe && kind != fs.ModeSocket {
+		return Passphrase{}, fmt.Errorf("file descriptor %d %w", fd, errKind)
 	}
 	defer file.Close() // nothing that was not handed over
 	return read(file)

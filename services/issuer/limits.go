@@ -19,7 +19,7 @@ const (
 	ReasonHandshake Reason = "handshake" // no certificate of ours, or none that counts
 	ReasonRequest   Reason = "request"   // not a request of the form asked for
 	ReasonIdentity  Reason = "identity"  // not for this identity
-	ReasonRevoked   Reason = "revoked"   // its certificate, or the signer's, is revoked
+	ReasonRevoked   Reason = "revoked"   // its certificate, the signer's, or whom an order would readmit
 	ReasonExpired   Reason = "expired"   // its certificate has expired
 	ReasonKey       Reason = "key"       // not with this key
 	ReasonProfile   Reason = "profile"   // no certificate of ours could say it

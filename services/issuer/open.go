@@ -117,7 +117,7 @@ func (p *Part) open(settings Settings, bundle *site.Bundle) error {
 		return err
 	}
 	p.journal, err = openJournal(issuance.Config{Path: filepath.Join(bundle.State, FileJournal), Name: bundle.Identity.Name,
-		Key: authority.Signer, Issuer: authority.Certificate, Root: bundle.Root, Verifier: bundle.Verifier}, mark, p.issuer.Restore, now)
+		Key: authority.Signer, Issuer: authority.Certificate, Root: bundle.Root, Verifier: bundle.Verifier}, mark, p.issuer.Restore, p.log, now)
 	if err != nil {
 		return fmt.Errorf("opening an issuer: %w", err)
 	}

@@ -53,7 +53,12 @@ func (s *Issuer) carryOut(raw []byte, now time.Time) (issuance.Entry, error) {
 	case issuance.Readmit:
 		_, record.Number = s.ledger.current()
 		// A bundle that came since has replaced what was before it.
-		if changed := s.ledger.carry(s.more()); !changed && s.ledger.admitsAlready(order, now) {
+		changed := s.ledger.carry(s.more())
+		if i := slices.IndexFunc(order.Targets, s.ledger.revokedWhole); i >= 0 {
+			return issuance.Entry{}, refuse(http.StatusUnprocessableEntity, ReasonRevoked,
+				fmt.Sprintf("%s is revoked: make a new bundle", order.Targets[i]))
+		}
+		if !changed && s.ledger.admitsAlready(order, now) {
 			return issuance.Entry{}, refuse(http.StatusConflict, ReasonUsed, "a readmission that is in force allows all that this one would")
 		}
 	case issuance.Revoke:

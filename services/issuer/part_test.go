@@ -327,6 +327,43 @@ func TestRolledBack(t *testing.T) {
 	c.must(p.Close())
 }
 
+// A watermark that is lost beside its journal stops nobody, and is no secret; an
+// issuer that never had either says nothing.
+func TestTheWatermarkIsGone(t *testing.T) {
+	c := newTown(t)
+	file := c.issuerBundle(time.Now().Add(-9*time.Hour), "")
+	mark := filepath.Join(filepath.Dir(file), "mark", "newest")
+	const gone = "the watermark is gone"
+	quiet := new(logBuffer)
+	p, err := Open(file, quiet.logger())
+	c.must(err)
+	c.must(p.Close())
+	c.must(os.Remove(mark)) // of a journal without entries, which is worth nothing
+	p, err = Open(file, quiet.logger())
+	c.must(err)
+	p.issuer.tendOwn(time.Now()) // one entry
+	c.must(p.Close())
+	p, err = Open(file, quiet.logger())
+	c.must(err)
+	c.must(p.Close())
+	if quiet.contains(gone) {
+		t.Errorf("it says so for nothing:\n%s", quiet.tail())
+	}
+	before, err := os.ReadFile(mark)
+	c.must(err)
+	c.must(os.Remove(mark))
+	loud := new(logBuffer)
+	p, err = Open(file, loud.logger())
+	c.must(err)
+	c.must(p.Close())
+	if !loud.contains("level=ERROR msg=\"" + gone + ": the journal cannot be held against it; it begins again at entry 1\"") {
+		t.Errorf("the log:\n%s", loud.tail())
+	}
+	if after, err := os.ReadFile(mark); err != nil || string(after) != string(before) {
+		t.Errorf("the watermark is %q, was %q, %v", after, before, err)
+	}
+}
+
 func TestWatermarkNeverFalls(t *testing.T) {
 	w := &watermark{path: filepath.Join(t.TempDir(), "deep", "newest"), journal: "iss-1"}
 	last := strings.Repeat("A", 43)

@@ -42,6 +42,33 @@ func (l *ledger) revokedSince(sender string) int64 {
 	return l.before[sender]
 }
 
+// revokedWhole reports whether an identity is revoked, and has no certificate
+// since that this issuer knows of: a readmission could help it to nothing.
+func (l *ledger) revokedWhole(sender string) bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	before := l.before[sender]
+	if before == 0 {
+		return false
+	}
+	counts := func(c *certificate) bool {
+		if c == nil || c.sender != sender || c.notBefore < before {
+			return false
+		}
+		_, single := l.single[c.serial]
+		return !single
+	}
+	if counts(l.newest[sender]) || counts(l.carried[sender]) {
+		return false
+	}
+	for _, c := range l.serials {
+		if counts(c) {
+			return false
+		}
+	}
+	return true
+}
+
 // readmitted reports whether an expired certificate may still connect, and
 // whether it may renew. Where its machine was not named, but all were meant, only
 // the newest certificate will do, or the newest's key: an older one may have been

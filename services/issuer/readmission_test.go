@@ -2,6 +2,7 @@ package issuer
 
 import (
 	"crypto/x509"
+	"strings"
 	"testing"
 	"time"
 
@@ -78,4 +79,52 @@ func TestReadmission(t *testing.T) {
 		a.from, a.until = a.from-admission.Milliseconds(), a.until-admission.Milliseconds()
 	}
 	r.refused("a day later", r.renew(h3, w.key(pki.RoleSensor)), 0, "")
+}
+
+// An order that names a revoked machine is refused, and nothing of it is done:
+// whoever gave it would wait for a machine that never comes back.
+func TestARevokedMachineIsNotReadmitted(t *testing.T) {
+	w := newWorld(t)
+	more := w.bundles(web1, web2)
+	issued, err := more()
+	w.must(err)
+	r := w.serve(options{more: func() ([]*x509.Certificate, error) { return issued, nil }})
+	p := w.holder(ann, time.Now())
+	readmit := func(o issuance.Order) answer {
+		return r.do(&p, "POST", "/v1/orders", w.order(issuance.Readmit, o, p, time.Now()))
+	}
+	serial := func(h holder) []string { return []string{issuance.SerialText(h.leaf.SerialNumber)} }
+
+	// A single certificate that is revoked leaves the identity's others.
+	h := w.holder(web2, time.Now())
+	key := w.key(pki.RoleSensor)
+	next := r.issued(r.renew(h, key), web2, key)
+	r.carriedOut(w.order(issuance.Revoke, issuance.Order{Serials: serial(next)}, p, time.Now()))
+	r.carriedOut(w.order(issuance.Readmit, issuance.Order{Targets: []string{web2.Sender()}}, p, time.Now()))
+
+	r.carriedOut(w.order(issuance.Revoke, issuance.Order{Targets: []string{web1.Sender()}}, p, time.Now()))
+	before := r.journal.Position().Lines
+	refused := func(name string, a answer) {
+		t.Helper()
+		r.refused(name, a, 422, ReasonRevoked)
+		if want := web1.Sender() + " is revoked: make a new bundle"; !strings.Contains(a.body, want) {
+			t.Errorf("%s: %q, want %q", name, a.body, want)
+		}
+	}
+	refused("alone", readmit(issuance.Order{Targets: []string{web1.Sender()}}))
+	refused("beside another", readmit(issuance.Order{Targets: []string{web2.Sender(), web1.Sender()}}))
+	r.stop()
+	r = w.serve(options{dir: r.dir, more: func() ([]*x509.Certificate, error) { return issued, nil }})
+	refused("after a restart", readmit(issuance.Order{Targets: []string{web1.Sender()}}))
+	if n := r.journal.Position().Lines; n != before {
+		t.Errorf("%d entries of what was refused", n-before)
+	}
+	r.carriedOut(w.order(issuance.Readmit, issuance.Order{All: true}, p, time.Now()))
+
+	// A new bundle brings it back, until that is revoked as well.
+	bundle := w.holder(web1, time.Now().Add(2*time.Minute))
+	issued = append(issued, bundle.leaf)
+	r.carriedOut(w.order(issuance.Readmit, issuance.Order{Targets: []string{web1.Sender()}}, p, time.Now()))
+	r.carriedOut(w.order(issuance.Revoke, issuance.Order{Serials: serial(bundle)}, w.people("melb"), time.Now()))
+	refused("with its bundle revoked", readmit(issuance.Order{Targets: []string{web1.Sender()}}))
 }

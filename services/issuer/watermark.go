@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
@@ -74,8 +75,10 @@ func (w *watermark) write(p issuance.Position) error {
 
 // openJournal opens the journal, and creates that of an issuer which never had
 // one: there is neither a file nor a watermark. Where the watermark shows that
-// there was a journal, or more of it, nothing is opened.
-func openJournal(c issuance.Config, w *watermark, each func(issuance.Entry) error, now time.Time) (*issuance.Journal, error) {
+// there was a journal, or more of it, nothing is opened. A journal with entries
+// and no watermark is opened, with an error in the log: whoever lost a small file
+// must not be without an issuer.
+func openJournal(c issuance.Config, w *watermark, each func(issuance.Entry) error, log *slog.Logger, now time.Time) (*issuance.Journal, error) {
 	least, marked, err := w.read()
 	if err != nil {
 		return nil, err
@@ -97,7 +100,12 @@ func openJournal(c issuance.Config, w *watermark, each func(issuance.Entry) erro
 	if err != nil {
 		return nil, err
 	}
-	if err := w.write(journal.Position()); err != nil {
+	at := journal.Position()
+	if !marked && at.Lines > 0 {
+		log.Error(fmt.Sprintf("the watermark is gone: the journal cannot be held against it; it begins again at entry %d", at.Lines),
+			slog.String("watermark", w.path))
+	}
+	if err := w.write(at); err != nil {
 		return nil, errors.Join(fmt.Errorf("writing the watermark: %w", err), journal.Close())
 	}
 	return journal, nil
