@@ -355,6 +355,7 @@ func (b *bank) sender(t testing.TB, role pki.Role, name string, at time.Duration
 	t.Helper()
 	id := identity(role, name)
 	dir := b.Bundle(id)
+	_ = os.Remove(filepath.Join(dir, site.FileStarted)) // it has run, elsewhere
 	bundle, err := site.Open(site.Settings{Bundle: config.Path(dir), State: config.Path(t.TempDir()), Evaluation: true}, time.Now())
 	if err != nil {
 		t.Fatal(err)
