@@ -19,7 +19,12 @@ const (
 	tagIP  = 7
 )
 
-var oidSubjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17}
+// Extensions (RFC 5280, section 4.2.1).
+var (
+	oidSubjectAltName  = asn1.ObjectIdentifier{2, 5, 29, 17}
+	oidNameConstraints = asn1.ObjectIdentifier{2, 5, 29, 30}
+	oidExtKeyUsage     = asn1.ObjectIdentifier{2, 5, 29, 37}
+)
 
 // altNames are the subject alternative names of one certificate, as spelt.
 type altNames struct {

@@ -104,11 +104,12 @@ type VerifierConfig struct {
 	Site string
 }
 
-// Verifier verifies certificates below one root. It never changes, so it is
-// safe for concurrent use.
+// Verifier verifies certificates below one root. Its answers depend on nothing
+// but its configuration and what it is asked, so it is safe for concurrent use.
 type Verifier struct {
 	root        *x509.Certificate
 	roots       *x509.CertPool
+	vouched     *vouched
 	trustDomain string
 	site        string
 	revocations Revocations // nil: nothing is known to be revoked
@@ -143,7 +144,7 @@ func NewVerifier(cfg VerifierConfig) (*Verifier, error) {
 	}
 	roots := x509.NewCertPool()
 	roots.AddCert(root)
-	return &Verifier{root: root, roots: roots, trustDomain: trustDomain, site: cfg.Site}, nil
+	return &Verifier{root: root, roots: roots, vouched: newVouched(root), trustDomain: trustDomain, site: cfg.Site}, nil
 }
 
 // WithRevocations returns a verifier that refuses connections of certificates
@@ -171,7 +172,7 @@ func (v *Verifier) Verify(leaf, issuer *x509.Certificate, usage Usage, at time.T
 	if usages == nil { // crypto/x509 would take none for server authentication
 		return Identity{}, fmt.Errorf("verifying certificate: %w: no usage asked for", ErrChain)
 	}
-	if err := v.verifyChain([]*x509.Certificate{leaf, issuer}, usages, at); err != nil {
+	if err := v.verifyLeaf(leaf, issuer, usages, at); err != nil {
 		return Identity{}, fmt.Errorf("verifying certificate: %w", err)
 	}
 	id, err := VerifyPath(leaf, issuer, v.trustDomain, usage, at)
@@ -204,19 +205,37 @@ func (v *Verifier) VerifyAuthority(issuer *x509.Certificate, at time.Time) (Auth
 	return authority, nil
 }
 
+// verifyLeaf is the first wall for a leaf.
+func (v *Verifier) verifyLeaf(leaf, issuer *x509.Certificate, usages []x509.ExtKeyUsage, at time.Time) error {
+	if anchor := v.vouched.anchor(issuer, at); anchor != nil {
+		return verifyBelow(anchor, x509.NewCertPool(), leaf, []*x509.Certificate{issuer}, usages, at)
+	}
+	if err := v.verifyChain([]*x509.Certificate{leaf, issuer}, usages, at); err != nil {
+		return err
+	}
+	v.vouched.add(issuer)
+	return nil
+}
+
 // verifyChain is the first wall. certs are the chain without the root, and
 // exactly that chain must lead to it: a path around the issuer that the second
 // wall looks at would make the two walls judge different certificates.
 func (v *Verifier) verifyChain(certs []*x509.Certificate, usages []x509.ExtKeyUsage, at time.Time) error {
-	if at.IsZero() { // crypto/x509 would take it for now
-		return fmt.Errorf("%w: no time", ErrChain)
-	}
 	intermediates := x509.NewCertPool()
 	for _, cert := range certs[1:] {
 		intermediates.AddCert(cert)
 	}
-	chains, err := certs[0].Verify(x509.VerifyOptions{
-		Roots:         v.roots,
+	return verifyBelow(v.roots, intermediates, certs[0], append(slices.Clone(certs[1:]), v.root), usages, at)
+}
+
+// verifyBelow verifies that exactly the chain above leads from cert to a
+// certificate of roots.
+func verifyBelow(roots, intermediates *x509.CertPool, cert *x509.Certificate, above []*x509.Certificate, usages []x509.ExtKeyUsage, at time.Time) error {
+	if at.IsZero() { // crypto/x509 would take it for now
+		return fmt.Errorf("%w: no time", ErrChain)
+	}
+	chains, err := cert.Verify(x509.VerifyOptions{
+		Roots:         roots,
 		Intermediates: intermediates,
 		CurrentTime:   at,
 		KeyUsages:     usages,
@@ -224,9 +243,8 @@ func (v *Verifier) verifyChain(certs []*x509.Certificate, usages []x509.ExtKeyUs
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrChain, err)
 	}
-	want := append(slices.Clone(certs), v.root)
 	for _, chain := range chains {
-		if slices.EqualFunc(chain, want, (*x509.Certificate).Equal) {
+		if slices.EqualFunc(chain[1:], above, (*x509.Certificate).Equal) {
 			return nil
 		}
 	}

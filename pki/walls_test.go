@@ -75,8 +75,13 @@ func capture(t *testing.T) captured {
 	weak := authorityTemplate(melbMachines, noon)
 	weak.RawSubject, weak.SubjectKeyId = issuer.Certificate.RawSubject, issuer.Certificate.SubjectKeyId
 	weak.ExcludedURIDomains, weak.PermittedDNSDomains, weak.PermittedEmailAddresses, weak.ExcludedIPRanges = nil, nil, nil, nil
+	v := newVerifier(t, root, "")
+	// It remembers that the root vouches for the issuer, and refuses no less.
+	if _, err := v.Verify(newLeaf(t, issuer, melbSensor, newKey(t, pki.RoleSensor), noon), issuer.Certificate, pki.UsageClient, noon); err != nil {
+		t.Fatal(err)
+	}
 	return captured{
-		root: root, issuer: issuer, v: newVerifier(t, root, ""),
+		root: root, issuer: issuer, v: v,
 		uriOnly: mint(t, root, weak, issuer.Signer.Public()),
 	}
 }

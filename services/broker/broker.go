@@ -108,7 +108,7 @@ func New(cfg Config) (*Broker, error) {
 		clocks: clocks.NewWatch(cfg.Policy.Skew(), cfg.Log), open: make(chan struct{}), ready: make(chan struct{}),
 	}
 	b.rules.Store(cfg.Policy)
-	b.tls = b.banning(cfg.TLS)
+	b.tls = b.judging(cfg.TLS)
 	b.server = mqtt.New(&mqtt.Options{
 		Capabilities:             capabilities(b.bounds()),
 		Logger:                   slog.New(redacted{to: b.reporter}),

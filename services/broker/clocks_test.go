@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"net/http"
@@ -84,7 +85,11 @@ func (a *answer) Write(b []byte) (int, error) { return a.text.Write(b) }
 // times, and blames neither side alone.
 func TestRefusedCertificateNamesTheClocks(t *testing.T) {
 	s := open(t, func(cfg *Config) {
-		cfg.TLS.Time = func() time.Time { return time.Now().Add(300 * 24 * time.Hour) }
+		verifier := cfg.Verifier
+		cfg.TLS.VerifyConnection = func(cs tls.ConnectionState) error {
+			_, err := verifier.VerifyConnection(cs, pki.UsageClient, time.Now().Add(300*24*time.Hour))
+			return err
+		}
 	})
 	c := s.dial(web1)
 	s.closed(c)

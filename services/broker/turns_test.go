@@ -134,7 +134,7 @@ func TestBannedBeforeItIsVerified(t *testing.T) {
 	bank := newBank(t)
 	b := &Broker{site: "melb", host: "melb." + trustDomain, bans: newBans()}
 	verified := 0
-	config := b.banning(&tls.Config{VerifyConnection: func(tls.ConnectionState) error { verified++; return errAnonymous }})
+	config := b.judging(&tls.Config{VerifyConnection: func(tls.ConnectionState) error { verified++; return errAnonymous }})
 	show := func(certs ...*x509.Certificate) error {
 		return config.VerifyConnection(tls.ConnectionState{PeerCertificates: certs})
 	}
