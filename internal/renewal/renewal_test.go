@@ -203,7 +203,7 @@ func TestAnIssuerThatIsAway(t *testing.T) {
 			t.Errorf("asked %d times only", asked)
 		}
 		p.log.Reset()
-		p.run(t, renewal.Config{Issuer: p.issuer}, month)
+		p.run(t, renewal.Config{Issuer: p.issuer}, month*3/8+24*time.Hour)
 		for _, line := range []string{"less than a third of the certificate's life is left", "the certificate has expired"} {
 			if n := strings.Count(p.log.String(), line); n != 1 {
 				t.Errorf("%q was said %d times", line, n)
@@ -330,8 +330,9 @@ func TestAuthoritiesAreAnnounced(t *testing.T) {
 
 // What an issuer, or who plays one, must not get into the store.
 func TestRefusedAnswers(t *testing.T) {
+	const day = 24 * time.Hour
 	synctest.Test(t, func(t *testing.T) {
-		other := newPart(t, month)
+		other := newPart(t, day)
 		for name, tamper := range map[string]func(leaf, by *x509.Certificate) (*x509.Certificate, *x509.Certificate){
 			"another key": func(_, by *x509.Certificate) (*x509.Certificate, *x509.Certificate) {
 				return other.store.Current().Leaf(), by
@@ -341,10 +342,10 @@ func TestRefusedAnswers(t *testing.T) {
 			},
 			"the authority itself": func(_, by *x509.Certificate) (*x509.Certificate, *x509.Certificate) { return by, by },
 		} {
-			p := newPart(t, month)
+			p := newPart(t, day)
 			before := p.store.Current()
 			p.issuer.tamper = tamper
-			p.run(t, renewal.Config{Issuer: p.issuer}, month/2)
+			p.run(t, renewal.Config{Issuer: p.issuer}, day/2)
 			if p.store.Current() != before {
 				t.Errorf("%s: the store took it", name)
 			}
