@@ -1,7 +1,9 @@
 package broker
 
 import (
+	"crypto/tls"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -143,4 +145,24 @@ func TestNoiseBansItsAddress(t *testing.T) {
 	}
 	s.counted("refused_banned", 1)
 	s.ping(bystander)
+}
+
+// A running broker asks about bans before it verifies anybody's chain.
+func TestABannedConnectionIsNotVerified(t *testing.T) {
+	var verified atomic.Int64
+	s := open(t, func(cfg *Config) {
+		verify := cfg.TLS.VerifyConnection
+		cfg.TLS.VerifyConnection = func(cs tls.ConnectionState) error { verified.Add(1); return verify(cs) }
+	})
+	s.connect(web1)
+	if n := verified.Load(); n != 1 {
+		t.Fatalf("verified %d times", n)
+	}
+	if err := s.broker.bans.orderIdentity(guest.Sender(), time.Now().Add(time.Hour), time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	s.closed(s.dial(guest))
+	if n := verified.Load(); n != 1 {
+		t.Errorf("verified %d times", n)
+	}
 }
