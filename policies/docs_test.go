@@ -127,16 +127,21 @@ func automaticRows(p *Policy) []string {
 func TestDocumentedPayloads(t *testing.T) {
 	doc := readTopics(t)
 	for heading, payload := range map[string]any{
-		"CPU":         wire.CPU{},
-		"RAM":         wire.RAM{},
-		"Network":     wire.Network{},
-		"Alert":       wire.Alert{},
-		"Command":     wire.Command{},
-		"Parameters":  wire.Parameters{},
-		"Status":      wire.Status{},
-		"Digest":      wire.Digest{},
-		"Revocations": wire.Revocations{},
-		"Revoked":     wire.Revoked{},
+		"CPU":             wire.CPU{},
+		"RAM":             wire.RAM{},
+		"Network":         wire.Network{},
+		"Alert":           wire.Alert{},
+		"Command":         wire.Command{},
+		"Parameters":      wire.Parameters{},
+		"Status":          wire.Status{},
+		"Digest":          wire.Digest{},
+		"Revocations":     wire.Revocations{},
+		"Revoked":         wire.Revoked{},
+		"Presence":        wire.Presence{},
+		"Change":          wire.PresenceChange{},
+		"Roster":          wire.Roster{},
+		"Acknowledgement": wire.Ack{},
+		"Backfill":        wire.Backfill{},
 	} {
 		_, section, ok := strings.Cut(doc, "\n### "+heading+"\n")
 		if !ok {
@@ -168,12 +173,15 @@ func TestDocumentedPayloads(t *testing.T) {
 		wire.EnableRateLimiting, wire.DisableRateLimiting, wire.ScaleUpServers, wire.ScaleDownServers, wire.HoldAutomation,
 		wire.StateRaised, wire.StateEnded, wire.StateActive, wire.StateLapsed, wire.StateStopped, wire.StateRefused, wire.StateFailed,
 		wire.StatusSuccess, wire.StatusFailure, wire.SYNNFTables, wire.SYNPacket, wire.SYNEstimate,
+		wire.StatePresent, wire.StateGone, wire.EndLeft, wire.EndLost, wire.EndSilent, wire.EndReplaced, wire.EndSlow, wire.EndMisconduct,
+		wire.EndExpired, wire.EndRevoked, wire.EndRemoved, wire.EndPolicy, wire.EndFault,
 	} {
 		if !strings.Contains(doc, "`"+text+"`") {
 			t.Errorf("docs/topics.md does not explain %q", text)
 		}
 	}
-	for what, n := range map[string]int{"levels": wire.MaxLevels, "bytes": wire.MaxTopic, "members": wire.MaxMembers, "deep": wire.MaxDepth} {
+	for what, n := range map[string]int{"levels": wire.MaxLevels, "bytes": wire.MaxTopic, "members": wire.MaxMembers, "deep": wire.MaxDepth,
+		"whole envelopes of 1": wire.MaxOriginals, "changes at most": wire.MaxPresenceChanges, "machines at most": wire.MaxRosterPage} {
 		if !strings.Contains(doc, fmt.Sprintf("%d %s", n, what)) {
 			t.Errorf("docs/topics.md does not say %d %s", n, what)
 		}

@@ -2,7 +2,8 @@
 //
 // From one site key follow a key for each role, and from that a key for each
 // sender and generation (docs/envelope.md, section 6). A sender is issued its
-// own key alone, a machine that judges the keys of the roles it reads.
+// own key alone, which is package ownkey's, a machine that judges the keys of
+// the roles it reads.
 //
 // It guarantees that no key derives its parent or its sibling, that a key file
 // readable by others is refused, and that no type here prints its secret. It
@@ -20,10 +21,9 @@ import (
 	"strconv"
 
 	"levee/envelope"
+	"levee/envelope/ownkey"
 	"levee/pki"
 )
-
-const salt = "levee/v1"
 
 // secret is 32 bytes that never show. The types that hold one format
 // themselves, because package fmt does not call the methods of hidden fields.
@@ -40,12 +40,6 @@ type RoleKey struct {
 	site string
 	role pki.Role
 	key  secret
-}
-
-// SenderKey is the key of one sender and generation.
-type SenderKey struct {
-	id  envelope.KeyID
-	key secret
 }
 
 // NewSiteKey returns a fresh random key for site.
@@ -74,31 +68,16 @@ func (k SiteKey) Role(role pki.Role) (RoleKey, error) {
 func (k RoleKey) Role() pki.Role { return k.role }
 
 // Sender returns the key of one sender of the role.
-func (k RoleKey) Sender(name string, generation uint32) (SenderKey, error) {
+func (k RoleKey) Sender(name string, generation uint32) (ownkey.Key, error) {
 	if !pki.ValidName(name) || generation == 0 {
-		return SenderKey{}, fmt.Errorf("deriving a sender key: %q, generation %d is no sender", name, generation)
+		return ownkey.Key{}, fmt.Errorf("deriving a sender key: %q, generation %d is no sender", name, generation)
 	}
 	key, err := derive(k.key, "sender", name, strconv.FormatUint(uint64(generation), 10))
 	if err != nil {
-		return SenderKey{}, err
+		return ownkey.Key{}, err
 	}
 	id := envelope.KeyID{Site: k.site, Role: string(k.role), Name: name, Generation: generation}
-	return SenderKey{id: id, key: key}, nil
-}
-
-// ID returns the kid that messages under k carry.
-func (k SenderKey) ID() envelope.KeyID { return k.id }
-
-// Envelope returns the key in the form that seals and opens.
-func (k SenderKey) Envelope() (*envelope.Key, error) { return envelope.NewKey(k.key[:]) }
-
-// Ack returns the key of the acknowledgements to k's sender.
-func (k SenderKey) Ack() (*envelope.Key, error) {
-	key, err := derive(k.key, "ack")
-	if err != nil {
-		return nil, err
-	}
-	return envelope.NewKey(key[:])
+	return ownkey.New(id, key), nil
 }
 
 // Format hides the key, whatever the verb.
@@ -107,17 +86,11 @@ func (k SiteKey) Format(f fmt.State, _ rune) { redact(f, k.site) }
 // Format hides the key, whatever the verb.
 func (k RoleKey) Format(f fmt.State, _ rune) { redact(f, k.site+"/"+string(k.role)) }
 
-// Format hides the key, whatever the verb.
-func (k SenderKey) Format(f fmt.State, _ rune) { redact(f, k.id.String()) }
-
 // LogValue hides the key.
 func (k SiteKey) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(k)) }
 
 // LogValue hides the key.
 func (k RoleKey) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(k)) }
-
-// LogValue hides the key.
-func (k SenderKey) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(k)) }
 
 func redact(w io.Writer, name string) { fmt.Fprintf(w, "key of %s (redacted)", name) }
 
@@ -132,7 +105,7 @@ func derive(parent secret, label string, fields ...string) (secret, error) {
 		info = append(info, byte(len(field)))
 		info = append(info, field...)
 	}
-	key, err := hkdf.Key(sha256.New, parent[:], []byte(salt), string(info), envelope.KeySize)
+	key, err := hkdf.Key(sha256.New, parent[:], []byte(ownkey.Salt), string(info), envelope.KeySize)
 	if err != nil {
 		return secret{}, fmt.Errorf("deriving a key: %w", err)
 	}

@@ -1,28 +1,20 @@
 package keys
 
 import (
-	"bytes"
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"os"
-	"runtime"
-	"strconv"
 
-	"levee/envelope"
+	"levee/envelope/ownkey"
 	"levee/pki"
 )
 
-// The PEM types of a key file. Headers name what a key is for; the body is the
-// key's 32 bytes.
+// The PEM types of a key file beside that of package ownkey. Headers name what a
+// key is for; the body is the key's 32 bytes.
 const (
-	blockSite   = "LEVEE SITE KEY"
-	blockRole   = "LEVEE ROLE KEY"
-	blockSender = "LEVEE SENDER KEY"
+	blockSite = "LEVEE SITE KEY"
+	blockRole = "LEVEE ROLE KEY"
 )
-
-// maxFile bounds a key file in bytes.
-const maxFile = 64 << 10
 
 // EncodeSite returns the file of a site key.
 func EncodeSite(k SiteKey) []byte {
@@ -31,7 +23,7 @@ func EncodeSite(k SiteKey) []byte {
 
 // LoadSite reads the file of a site key, which only its owner may read.
 func LoadSite(path string) (SiteKey, error) {
-	blocks, err := load(path)
+	blocks, err := ownkey.Read(path)
 	if err != nil {
 		return SiteKey{}, err
 	}
@@ -43,11 +35,8 @@ func LoadSite(path string) (SiteKey, error) {
 
 // EncodeBundle returns the key file of a bundle: the component's own key, and
 // the role keys that policy grants it.
-func EncodeBundle(own SenderKey, roles ...RoleKey) []byte {
-	b := pem.EncodeToMemory(&pem.Block{Type: blockSender, Bytes: own.key[:], Headers: map[string]string{
-		"Site": own.id.Site, "Role": own.id.Role, "Name": own.id.Name,
-		"Generation": strconv.FormatUint(uint64(own.id.Generation), 10),
-	}})
+func EncodeBundle(own ownkey.Key, roles ...RoleKey) []byte {
+	b := own.Encode()
 	for _, k := range roles {
 		b = append(b, pem.EncodeToMemory(&pem.Block{Type: blockRole, Bytes: k.key[:],
 			Headers: map[string]string{"Site": k.site, "Role": string(k.role)}})...)
@@ -55,57 +44,19 @@ func EncodeBundle(own SenderKey, roles ...RoleKey) []byte {
 	return b
 }
 
-func load(path string) ([]*pem.Block, error) {
-	info, err := os.Lstat(path)
-	if err != nil {
-		return nil, fmt.Errorf("reading key file: %w", err)
+func parseBundle(blocks []*pem.Block) (own ownkey.Key, roles []RoleKey, err error) {
+	if own, err = ownkey.Parse(blocks[0]); err != nil {
+		return ownkey.Key{}, nil, err
 	}
-	switch {
-	case !info.Mode().IsRegular():
-		return nil, fmt.Errorf("reading key file %s: not a regular file", path)
-	case runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0:
-		return nil, fmt.Errorf("reading key file %s: mode %#o lets others read it; run: chmod 600 %s", path, info.Mode().Perm(), path)
-	case info.Size() > maxFile:
-		return nil, fmt.Errorf("reading key file %s: larger than %d bytes", path, maxFile)
-	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("reading key file: %w", err)
-	}
-	var blocks []*pem.Block
-	for len(bytes.TrimSpace(b)) > 0 {
-		block, rest := pem.Decode(b)
-		if block == nil || len(block.Bytes) != envelope.KeySize {
-			return nil, fmt.Errorf("reading key file %s: not PEM blocks of 32 bytes each", path)
+	for _, block := range blocks[1:] {
+		if block.Type != blockRole {
+			return ownkey.Key{}, nil, errors.New("not one sender key and then role keys")
 		}
-		blocks, b = append(blocks, block), rest
-	}
-	if len(blocks) == 0 {
-		return nil, fmt.Errorf("reading key file %s: empty", path)
-	}
-	return blocks, nil
-}
-
-func parseBundle(blocks []*pem.Block) (own SenderKey, roles []RoleKey, err error) {
-	for i, block := range blocks {
-		h := block.Headers
-		switch {
-		case i == 0 && block.Type == blockSender:
-			kid := h["Site"] + "/" + h["Role"] + "/" + h["Name"] + "/" + h["Generation"]
-			id, err := envelope.ParseKeyID([]byte(kid))
-			if err != nil {
-				return SenderKey{}, nil, fmt.Errorf("the sender key's name %q is outside the grammar", kid)
-			}
-			own = SenderKey{id: id, key: secret(block.Bytes)}
-		case i > 0 && block.Type == blockRole:
-			k := RoleKey{site: h["Site"], role: pki.Role(h["Role"]), key: secret(block.Bytes)}
-			if k.role.Class() == pki.ClassNone || k.site != own.id.Site {
-				return SenderKey{}, nil, fmt.Errorf("a role key is for %q of %q", k.role, k.site)
-			}
-			roles = append(roles, k)
-		default:
-			return SenderKey{}, nil, errors.New("not one sender key and then role keys")
+		k := RoleKey{site: block.Headers["Site"], role: pki.Role(block.Headers["Role"]), key: secret(block.Bytes)}
+		if k.role.Class() == pki.ClassNone || k.site != own.ID().Site {
+			return ownkey.Key{}, nil, fmt.Errorf("a role key is for %q of %q", k.role, k.site)
 		}
+		roles = append(roles, k)
 	}
 	return own, roles, nil
 }

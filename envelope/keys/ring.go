@@ -1,25 +1,29 @@
 package keys
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 
 	"levee/envelope"
+	"levee/envelope/ownkey"
 	"levee/pki"
 )
 
 // Ring is what one component holds: its own key, and the role keys from which
 // it derives those of the senders that it reads. It is safe for concurrent use.
 type Ring struct {
-	own     SenderKey
-	key     *envelope.Key
-	ack     *envelope.Key
-	roles   map[string]RoleKey
-	derived *cache
+	*ownkey.Ring // the own key
+	roles        map[string]RoleKey
+	derived      *cache
 }
 
 // Load reads the key file of a bundle, which only its owner may read.
 func Load(path string) (*Ring, error) {
-	blocks, err := load(path)
+	blocks, err := ownkey.Read(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w; %s", err, ownkey.Remedy)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -31,27 +35,20 @@ func Load(path string) (*Ring, error) {
 }
 
 // NewRing returns a ring over keys in memory.
-func NewRing(own SenderKey, roles ...RoleKey) (*Ring, error) {
-	key, err := own.Envelope()
+func NewRing(own ownkey.Key, roles ...RoleKey) (*Ring, error) {
+	alone, err := ownkey.NewRing(own)
 	if err != nil {
 		return nil, err
 	}
-	ack, err := own.Ack()
-	if err != nil {
-		return nil, err
-	}
-	r := &Ring{own: own, key: key, ack: ack, roles: make(map[string]RoleKey), derived: newCache(maxDerived)}
+	r := &Ring{Ring: alone, roles: make(map[string]RoleKey), derived: newCache(maxDerived)}
 	for _, k := range roles {
-		if k.site != own.id.Site {
-			return nil, fmt.Errorf("making a key ring: a role key of site %q beside a sender of %q", k.site, own.id.Site)
+		if k.site != own.ID().Site {
+			return nil, fmt.Errorf("making a key ring: a role key of site %q beside a sender of %q", k.site, own.ID().Site)
 		}
 		r.roles[string(k.role)] = k
 	}
 	return r, nil
 }
-
-// Own returns the component's own key and its kid.
-func (r *Ring) Own() (*envelope.Key, envelope.KeyID) { return r.key, r.own.id }
 
 // Holds reports whether the ring can check the MACs of a role's senders.
 func (r *Ring) Holds(role pki.Role) bool {
@@ -79,12 +76,6 @@ func (r *Ring) Open(raw []byte, max int) (envelope.Message, error) {
 	return m, err
 }
 
-// OpenAck opens an acknowledgement to the component itself; see envelope.Open.
-// Whose it is, its kid says; whom it is for, its topic.
-func (r *Ring) OpenAck(raw []byte, max int) (envelope.Message, error) {
-	return envelope.Open(raw, max, func([]byte) *envelope.Key { return r.ack })
-}
-
 // Find returns the key for kid, nil if the ring holds none for it: another
 // site, a role that the bundle was not issued, or no kid at all. It remembers
 // nothing: Open does.
@@ -96,12 +87,12 @@ func (r *Ring) Find(kid []byte) *envelope.Key {
 }
 
 func (r *Ring) derive(kid []byte) *envelope.Key {
-	id, err := envelope.ParseKeyID(kid)
-	if err != nil || id.Site != r.own.id.Site {
-		return nil
+	if own := r.Ring.Find(kid); own != nil {
+		return own
 	}
-	if id == r.own.id {
-		return r.key
+	id, err := envelope.ParseKeyID(kid)
+	if _, own := r.Own(); err != nil || id.Site != own.Site {
+		return nil
 	}
 	role, ok := r.roles[id.Role]
 	if !ok {

@@ -26,6 +26,7 @@ import (
 	"levee/envelope"
 	"levee/envelope/replay"
 	"levee/internal/clocks"
+	"levee/internal/spool"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -57,6 +58,9 @@ func (p *part) Certificates() (leaf, authority, root *x509.Certificate) {
 func (p *part) Losses() (uint64, uint64) { return 7, 8 }
 func (p *part) Brokers() map[string]bool { return map[string]bool{"b1": true, "b2": false} }
 func (p *part) Duplicates() uint64       { return 9 }
+func (p *part) Outbox() (spool.Stats, bool) {
+	return spool.Stats{Messages: 10, Bytes: 11, Oldest: 12 * time.Second, Acknowledgements: 14, Backfilled: 13, Failed: true}, true
+}
 func (p *part) heard(sender string, d time.Duration, accepted bool) {
 	p.watch.Hear(clocks.Reading{Sender: []byte(sender), Boot: 1, Seq: 1, Offset: d, Accepted: accepted}, time.Now())
 }
@@ -170,6 +174,12 @@ func TestFigures(t *testing.T) {
 		"levee_messages_duplicate_total":                        9,
 		"levee_messages_overflowed_total":                       7,
 		"levee_messages_given_up_total":                         8,
+		"levee_outbox_messages":                                 10,
+		"levee_outbox_bytes":                                    11,
+		"levee_outbox_oldest_seconds":                           12,
+		"levee_outbox_backfilled_total":                         13,
+		"levee_outbox_acknowledgements_total":                   14,
+		"levee_outbox_disk_failed":                              1,
 	} {
 		if got, ok := values[key]; !ok || got != want {
 			t.Errorf("%s is %v, %v", key, got, ok)

@@ -8,6 +8,7 @@ import (
 	"levee/envelope"
 	"levee/envelope/replay"
 	"levee/internal/clocks"
+	"levee/internal/spool"
 	"levee/pki/revocation"
 )
 
@@ -75,8 +76,13 @@ func families(s Source) []Family {
 			Single("levee_connected", "1 while connected to a broker, and subscribed.", Gauge, func() float64 { return is(l.Online()) }),
 			Single("levee_messages_overflowed_total", "Received messages that found no room to be checked.", Counter,
 				func() float64 { received, _ := l.Losses(); return float64(received) }),
-			Single("levee_messages_given_up_total", "Messages of our own that were given up before a broker took them.", Counter,
+			Single("levee_messages_given_up_total", "Messages of our own that were given up: before a broker took them, or before the recorder had them.", Counter,
 				func() float64 { _, sent := l.Losses(); return float64(sent) }))
+	}
+	if k, ok := s.(keeping); ok {
+		if _, keeps := k.Outbox(); keeps {
+			all = append(all, outbox(func() spool.Stats { st, _ := k.Outbox(); return st })...)
+		}
 	}
 	if r, ok := s.(redundant); ok {
 		all = append(all,
@@ -107,6 +113,26 @@ func families(s Source) []Family {
 			}})
 	}
 	return all
+}
+
+// outbox returns what a part shows that keeps its messages until the recorder has
+// acknowledged them.
+func outbox(stats func() spool.Stats) []Family {
+	return []Family{
+		Single("levee_outbox_messages", "Messages of our own that the recorder has not acknowledged.", Gauge, func() float64 { return float64(stats().Messages) }),
+		Single("levee_outbox_bytes", "What the outbox takes on disk and in memory.", Gauge, func() float64 { return float64(stats().Bytes) }),
+		Single("levee_outbox_oldest_seconds", "Age of the oldest message that the recorder has not acknowledged; 0 if there is none.", Gauge,
+			func() float64 { return stats().Oldest.Seconds() }),
+		Single("levee_outbox_acknowledgements_total", "Acknowledgements by the recorder, each up to some message.", Counter,
+			func() float64 { return float64(stats().Acknowledgements) }),
+		Single("levee_outbox_backfilled_total", "Messages that the recorder has only from a backfill.", Counter, func() float64 { return float64(stats().Backfilled) }),
+		Single("levee_outbox_disk_failed", "1 while the disk does not take messages, so that they are in memory alone.", Gauge, func() float64 { return is(stats().Failed) }),
+	}
+}
+
+// keeping is a Source that may keep its messages until they are acknowledged.
+type keeping interface {
+	Outbox() (st spool.Stats, ok bool)
 }
 
 // certified is a Source that shows certificates to others.

@@ -3,11 +3,14 @@ package session
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"net/url"
 	"sync"
+	"syscall"
 	"time"
 
 	mqtt "github.com/eclipse/paho.mqtt.golang"
@@ -18,11 +21,18 @@ import (
 
 const (
 	firstBackOff = 250 * time.Millisecond
+	// crowdBackOff is the first one of sensors and of people, who are many: they
+	// leave a broker that has just come back to those who judge what they say.
+	crowdBackOff = time.Second
 	lastBackOff  = 8 * time.Second // waits are 10 s at most, which is below replayAge: they alone lose no reading
 	// unreachedBackOff is for those who hold a line to every broker, while nobody
 	// listens at its address. They are few, and what passes a broker before they
 	// are back nobody tells them again.
 	unreachedBackOff = 2 * time.Second
+	// busyBackOff is for the same when a broker hangs up before TLS is completed: it
+	// has as many handshakes to do as it can, and whoever asks often gets the next
+	// place.
+	busyBackOff = time.Second
 	// headStart is how long a broker may take to answer before the next one is
 	// asked as well.
 	headStart = time.Second
@@ -32,7 +42,17 @@ const (
 )
 
 // backOff spaces attempts to connect.
-type backOff struct{ bound time.Duration }
+type backOff struct {
+	crowd bool // it is of those who are many
+	bound time.Duration
+}
+
+func (b *backOff) first() time.Duration {
+	if b.crowd {
+		return crowdBackOff
+	}
+	return firstBackOff
+}
 
 // after returns how long to wait after a connection that was up for that long,
 // or 0 if none came about. Full jitter: after an outage of the broker its clients
@@ -42,7 +62,7 @@ type backOff struct{ bound time.Duration }
 // grows up to most.
 func (b *backOff) after(up, most time.Duration) time.Duration {
 	if b.bound == 0 || up > b.bound {
-		b.bound = firstBackOff
+		b.bound = b.first()
 	}
 	b.bound = min(b.bound, most)
 	wait := b.bound/4 + rand.N(b.bound) // a quarter: it is no storm, whatever is drawn
@@ -108,6 +128,9 @@ func (l *line) establish(ctx context.Context, broker site.Broker, clientID strin
 	s := l.session
 	_, renewed := s.config.Bundle.Credentials.Watch()
 	conn, err := dial(ctx, broker.Address, s.tlsConfig())
+	if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) {
+		err = busy{err}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("dialling: %w", err)
 	}
@@ -126,6 +149,11 @@ func (l *line) establish(ctx context.Context, broker site.Broker, clientID strin
 	}
 	return to, nil
 }
+
+// busy says that a broker hung up before TLS was completed.
+type busy struct{ error }
+
+func (b busy) Unwrap() error { return b.error }
 
 func (l *line) options(conn net.Conn, lost chan<- error, clientID string) *mqtt.ClientOptions {
 	o := mqtt.NewClientOptions()

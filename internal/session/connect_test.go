@@ -328,7 +328,7 @@ func TestEndWithoutABroker(t *testing.T) {
 	stop := run(t, s)
 	eventually(t, "it tries", func() bool { return len(log.lines("not connected")) > 0 })
 	stop()
-	if lines := log.lines("before everything was sent"); len(lines) != 1 || !strings.Contains(lines[0], "waiting=1") {
+	if lines := log.lines("before everything was sent"); len(lines) != 1 || !strings.Contains(lines[0], "messages=2") {
 		t.Errorf("in the log: %q", lines)
 	}
 }

@@ -3,6 +3,7 @@ package session
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"slices"
@@ -186,7 +187,17 @@ func FuzzGuard(f *testing.F) {
 }
 
 func TestPaho12BackOff(t *testing.T) {
-	var b backOff
+	for _, crowd := range []bool{false, true} {
+		testBackOff(t, backOff{crowd: crowd})
+	}
+	if few, many := new(backOff).first(), (&backOff{crowd: true}).first(); many < 4*few {
+		t.Error("those who are many may be back before those who judge")
+	}
+}
+
+func testBackOff(t *testing.T, b backOff) {
+	t.Helper()
+	firstBackOff := b.first()
 	bound := firstBackOff
 	seen := make(map[time.Duration]bool)
 	for range 40 {
@@ -246,7 +257,7 @@ func TestReadersComeBackSoon(t *testing.T) {
 		line *line
 		err  error
 		want time.Duration
-	}{{monitor, unreached, unreachedBackOff}, {monitor, errClosed, lastBackOff}, {monitor, &net.OpError{Op: "remote error", Err: errClosed}, lastBackOff}, {monitor, nil, lastBackOff}, {sensor, unreached, lastBackOff}} {
+	}{{monitor, unreached, unreachedBackOff}, {monitor, fmt.Errorf("dialling: %w", busy{io.EOF}), busyBackOff}, {sensor, busy{io.EOF}, lastBackOff}, {monitor, io.EOF, lastBackOff}, {monitor, errClosed, lastBackOff}, {monitor, &net.OpError{Op: "remote error", Err: errClosed}, lastBackOff}, {monitor, nil, lastBackOff}, {sensor, unreached, lastBackOff}} {
 		if got := test.line.mostAfter([]error{test.err}); got != test.want {
 			t.Errorf("%v: %s", test.err, got)
 		}
@@ -255,5 +266,36 @@ func TestReadersComeBackSoon(t *testing.T) {
 		if wait := monitor.pause.after(0, unreachedBackOff); wait > unreachedBackOff*5/4 {
 			t.Fatalf("waits %s", wait)
 		}
+	}
+	if monitor.pause.crowd || !sensor.pause.crowd {
+		t.Error("sensors are many, monitors are not")
+	}
+}
+
+// A broker that is busy hangs up before TLS is completed, which is told from one that
+// lets nobody in and from one that is gone.
+func TestBusyBrokerIsTold(t *testing.T) {
+	for name, hangUp := range map[string]func(net.Conn){
+		"without a word": func(c net.Conn) { c.Close() },
+		"by a reset":     func(c net.Conn) { _ = c.(*net.TCPConn).SetLinger(0); c.Close() },
+	} {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := melbBroker(t)
+		l := monitorTo(t, new(logBuffer), new(recorder), b).lines[0]
+		go func() {
+			if conn, err := listener.Accept(); err == nil {
+				hangUp(conn)
+			}
+		}()
+		at := l.brokers[0]
+		at.Address = listener.Addr().String()
+		_, err = l.establish(t.Context(), at, l.session.clientID)
+		if got := l.mostAfter([]error{err}); got != busyBackOff {
+			t.Errorf("%s: %v: %s", name, err, got)
+		}
+		listener.Close()
 	}
 }

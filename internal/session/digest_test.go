@@ -114,7 +114,7 @@ func TestDigestThatCannotBeSigned(t *testing.T) {
 	for i := range maxOwed + 3 {
 		o.say(t, start)
 		ranges = append(ranges, o.deliver(start, -1))
-		if err := o.putDigest(digestTopic, 32768, start); err == nil {
+		if err := o.putDigest(start); err == nil {
 			t.Fatalf("digest %d was signed without a key", i)
 		}
 	}
@@ -275,7 +275,7 @@ func TestDigestsAgreeWithReceivers(t *testing.T) {
 					r.receive(out)
 				}
 			case 3:
-				if err := o.putDigest(digestTopic, 32768, now); err != nil {
+				if err := o.putDigest(now); err != nil {
 					t.Fatal(err)
 				}
 			case 4: // a connection is lost: what was in the air may have arrived
@@ -302,7 +302,7 @@ func TestDigestsAgreeWithReceivers(t *testing.T) {
 			for _, out := range o.deliver(now, -1) {
 				r.receive(out)
 			}
-			if err := o.putDigest(digestTopic, 32768, now); err != nil {
+			if err := o.putDigest(now); err != nil {
 				t.Fatal(err)
 			}
 		}

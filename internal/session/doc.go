@@ -12,14 +12,18 @@
 // room nor turn from another line. What two brokers bring is handled once.
 //
 // It reconnects by itself with jitter, sends on each new connection every sealed
-// message that is still fresh, byte for byte, and signs digests of what it sent, in
-// which it declares what it had to drop. A message in a digest was acknowledged
-// by a broker, which does not mean that anybody received it.
+// message that is still fresh, byte for byte, and signs digests of what it sent.
+// Where policy grants backfill, it keeps every message until the recorder has
+// acknowledged it, over any end of the process that leaves the disk whole, and sends
+// again what the recorder lacks; it declares what it had to give up for want of
+// room. Acknowledgements it believes from the recorder alone, and never of more
+// than it sent. Elsewhere a message in a digest was acknowledged by a broker, which
+// does not mean that anybody received it.
 //
 // A machine's session subscribes to the site's lists of revocations by itself,
 // and leaves a broker that is revoked. That nothing newer was revoked it cannot
 // know: package revocation tells when its list is stale.
 //
-// It does not guarantee delivery: who needs an answer asks again until it
-// comes. It does not judge what a message says.
+// It does not guarantee delivery to anybody but the recorder: who needs an answer
+// asks again until it comes. It does not judge what a message says.
 package session

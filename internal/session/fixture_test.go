@@ -111,6 +111,9 @@ func openSession(t testing.TB, id pki.Identity, change func(*Config)) *Session {
 	t.Helper()
 	b := openBundle(t, id)
 	c := Config{Bundle: b, Filters: b.Policy.Rights(id).Subscriptions(), Handle: func(Delivery) {}, Log: quiet()}
+	if id.Role.Class() == pki.ClassMachine {
+		c.Ring = ringOf(t, b.KeyFile)
+	}
 	if change != nil {
 		change(&c)
 	}
@@ -120,6 +123,16 @@ func openSession(t testing.TB, id pki.Identity, change func(*Config)) *Session {
 	}
 	t.Cleanup(func() { s.Close() })
 	return s
+}
+
+// ringOf returns the envelope keys of a bundle.
+func ringOf(t testing.TB, file string) *keys.Ring {
+	t.Helper()
+	ring, err := keys.Load(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ring
 }
 
 func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
@@ -173,11 +186,7 @@ func newSender(t testing.TB, id pki.Identity) *sender {
 	t.Helper()
 	b := openBundle(t, id)
 	s := &sender{t: t, boot: uint64(time.Now().UnixMilli())}
-	ring, err := keys.Load(b.KeyFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.key, s.kid = ring.Own()
+	s.key, s.kid = ringOf(t, b.KeyFile).Own()
 	text, err := os.ReadFile(b.KeyFile)
 	if err != nil {
 		t.Fatal(err)

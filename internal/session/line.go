@@ -48,7 +48,7 @@ func everyBroker(r pki.Role) bool {
 // newLines returns the lines of a part.
 func newLines(s *Session, role pki.Role, brokers []site.Broker) []*line {
 	if !everyBroker(role) {
-		return []*line{{session: s, brokers: brokers, inbox: newInbox()}}
+		return []*line{{session: s, brokers: brokers, pause: backOff{crowd: true}, inbox: newInbox()}}
 	}
 	var lines []*line
 	for i := range brokers {
@@ -132,7 +132,13 @@ func headStarts(n int, lost bool) []time.Duration {
 
 // mostAfter returns how long the next wait may be.
 func (l *line) mostAfter(failures []error) time.Duration {
-	if op, ok := errors.AsType[*net.OpError](failures[0]); ok && op.Op == "dial" && everyBroker(l.session.config.Bundle.Identity.Role) {
+	if !everyBroker(l.session.config.Bundle.Identity.Role) {
+		return lastBackOff
+	}
+	if _, ok := errors.AsType[busy](failures[0]); ok {
+		return busyBackOff
+	}
+	if op, ok := errors.AsType[*net.OpError](failures[0]); ok && op.Op == "dial" {
 		return unreachedBackOff
 	}
 	return lastBackOff
@@ -188,6 +194,18 @@ func (l *line) connected(via *link) {
 	s.once.Do(func() { close(s.ready) })
 	s.config.Log.Info("connected", slog.String("broker", via.broker.Address), slog.String("name", via.broker.Name),
 		slog.String("client", via.clientID), slog.Int("filters", len(s.filters)))
+}
+
+// broker returns the name of the broker that what this line brings came by: the
+// one it is connected to, or its only one.
+func (l *line) broker() string {
+	if to := l.up.Load(); to != nil {
+		return to.Name
+	}
+	if len(l.brokers) == 1 {
+		return l.brokers[0].Name
+	}
+	return ""
 }
 
 func (l *line) disconnected() {

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"levee/envelope"
+	"levee/internal/spool"
 	"levee/internal/wire"
 )
 
@@ -27,8 +29,9 @@ type outgoing struct {
 	name   string
 	raw    []byte // nil once it was given up
 	seq    uint64
-	time   int64        // the envelope's ts
-	digest *wire.Digest // what the message vouches for, nil for all but digests
+	time   int64         // the envelope's ts
+	key    *envelope.Key // of an acknowledgement: its peer's; nil: the sender's own
+	digest *wire.Digest  // what the message vouches for, nil for all but digests
 	fate   fate
 	sum    [sha256.Size]byte // of raw, once delivered
 }
@@ -39,7 +42,7 @@ type fate uint8
 const (
 	waiting   fate = iota // no broker took it yet
 	delivered             // the first broker acknowledged it
-	lost                  // given up before any did
+	lost                  // not worth sending before any did: given up, or left to backfill
 )
 
 // fresh reports whether a receiver whose clock is ours would still take it. It
@@ -53,14 +56,19 @@ func (m *outgoing) fresh(now time.Time) bool {
 // outbox seals, keeps order, and remembers what it must vouch for. It is one
 // list for all lines, each of which has its own place in it: a line that is slow
 // or gone keeps nothing alive, and finds what is still there when it comes back.
+//
+// With a spool nothing is given up for being late: every message is kept there
+// until the recorder has acknowledged it, and counts as delivered for the digests.
 type outbox struct {
 	key     *envelope.Key
 	kid     envelope.KeyID
 	boot    uint64
 	skew    time.Duration
 	sign    func() (*envelope.Signer, error)
-	vouches bool   // policy lets this sender publish digests
-	drops   func() // told of every message given up
+	vouches bool         // policy lets this sender publish digests
+	drops   func(int)    // told of messages given up
+	spool   *spool.Spool // nil where policy does not let this sender backfill
+	fill    filler
 
 	mu       sync.Mutex
 	seq      uint64
@@ -71,6 +79,13 @@ type outbox struct {
 	cursors  []*cursor
 	ledger   ledger
 	unsigned int // digests owed when one could not be signed
+	digests  class
+}
+
+// class is where messages of one kind go, and how large one may be.
+type class struct {
+	topic    string
+	maxBytes int
 }
 
 // cursor is the place of one connected line.
@@ -78,28 +93,39 @@ type cursor struct {
 	wake   chan struct{} // holds a token when there may be something to send
 	next   uint64        // seq of the message that it has not sent yet
 	flying uint64        // seq of the message that it handed to its connection; 0 if none
+	filled uint64        // number of the backfill that it sent last
 }
 
 // put seals payload and queues it.
 func (o *outbox) put(name string, payload []byte, signed bool, maxBytes int, now time.Time) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.seal(outgoing{name: name}, payload, signed, maxBytes, now)
+	err := o.seal(outgoing{name: name}, payload, signed, maxBytes, now)
+	o.thin(now)
+	return err
 }
 
 // putDigest queues a digest of every message whose fate is known. A message
 // that still waits is the next digest's: once a range is signed, losing one
 // message of it would lose the whole range.
-func (o *outbox) putDigest(name string, maxBytes int, now time.Time) error {
+func (o *outbox) putDigest(now time.Time) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	err := o.vouch(now)
+	o.thin(now)
+	return err
+}
+
+// vouch ends the open range and queues every digest that is owed. It must be
+// called with o.mu held.
+func (o *outbox) vouch(now time.Time) error {
 	o.ledger.close()
 	for len(o.ledger.owed) > 0 {
 		d := o.ledger.take()
 		d.Timestamp = seconds(now)
 		payload, err := wire.Encode(&d)
 		if err == nil {
-			err = o.seal(outgoing{name: name, digest: &d}, payload, true, maxBytes, now)
+			err = o.seal(outgoing{name: o.digests.topic, digest: &d}, payload, true, o.digests.maxBytes, now)
 		}
 		if err != nil {
 			o.ledger.owed = append([]wire.Digest{d}, o.ledger.owed...)
@@ -133,7 +159,7 @@ func (o *outbox) seal(out outgoing, payload []byte, signed bool, maxBytes int, n
 		}
 	}
 	out.raw, err = envelope.Append(nil, envelope.Header{KeyID: o.kid, Time: out.time,
-		Nonce: envelope.Nonce{Boot: o.boot, Seq: out.seq}, Topic: out.name}, payload, o.key, signer)
+		Nonce: envelope.Nonce{Boot: o.boot, Seq: out.seq}, Topic: out.name}, payload, cmp.Or(out.key, o.key), signer)
 	if err != nil {
 		return err
 	}
@@ -141,6 +167,9 @@ func (o *outbox) seal(out outgoing, payload []byte, signed bool, maxBytes int, n
 		return fmt.Errorf("sealing for %s: %d bytes, but its class holds %d", out.name, len(out.raw), maxBytes)
 	}
 	o.seq++
+	if o.spool != nil {
+		o.store(out)
+	}
 	o.kept = append(o.kept, out)
 	if o.waits++; o.waits > maxQueue {
 		o.loseOldest()
@@ -193,7 +222,7 @@ func (o *outbox) next(c *cursor, now time.Time) (outgoing, bool) {
 		}
 	}
 	c.next = o.seq + 1
-	return outgoing{}, false
+	return o.nextFill(c, now)
 }
 
 // index returns where in kept the message seq is, or the first one after it.
@@ -224,7 +253,9 @@ func (o *outbox) loseOldest() {
 func (o *outbox) lose(m *outgoing) {
 	m.fate, m.raw = lost, nil
 	o.waits--
-	o.drops()
+	if o.spool == nil {
+		o.drops(1)
+	}
 }
 
 // acknowledged notes that a broker took what next returned to c. The first one
@@ -232,6 +263,9 @@ func (o *outbox) lose(m *outgoing) {
 func (o *outbox) acknowledged(c *cursor, now time.Time) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if c.flying == 0 {
+		return // it was a backfill, whose fate is the recorder's to tell
+	}
 	if i := o.index(c.flying); i < len(o.kept) && o.kept[i].seq == c.flying && o.kept[i].fate == waiting {
 		m := &o.kept[i]
 		m.fate, m.sum = delivered, sha256.Sum256(m.raw)
@@ -270,9 +304,9 @@ func (o *outbox) settle(now time.Time) {
 // tell tells the ledger of the next message.
 func (o *outbox) tell(m *outgoing) {
 	switch {
-	case !o.vouches:
+	case !o.vouches || o.spool != nil: // the ledger knows already
 	case m.fate == delivered:
-		o.ledger.deliver(m.sum)
+		o.ledger.deliver(m.sum, 0)
 	default:
 		o.ledger.drop()
 		if m.digest != nil { // it takes its range with it

@@ -37,7 +37,7 @@ func newOutbox(t testing.TB) *testOutbox {
 func openOutbox(key *envelope.Key, sign func() (*envelope.Signer, error)) *testOutbox {
 	o := new(testOutbox)
 	o.outbox = &outbox{key: key, kid: envelope.KeyID{Site: "melb", Role: "sensor", Name: "web-1", Generation: 1}, boot: testBoot,
-		skew: testSkew, sign: sign, vouches: true, drops: func() { o.dropped++ }, ledger: newLedger(testBoot)}
+		skew: testSkew, sign: sign, vouches: true, drops: func(n int) { o.dropped += n }, ledger: newLedger(testBoot), digests: class{digestTopic, 32768}}
 	o.line = o.join()
 	return o
 }
@@ -58,7 +58,7 @@ func (o *testOutbox) say(t testing.TB, at time.Time) {
 
 func (o *testOutbox) signNow(t testing.TB, at time.Time) {
 	t.Helper()
-	if err := o.putDigest(digestTopic, 32768, at); err != nil {
+	if err := o.putDigest(at); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"levee/envelope"
-	"levee/envelope/keys"
 	"levee/envelope/replay"
 	"levee/internal/clocks"
 	"levee/internal/site"
@@ -43,6 +42,7 @@ type Delivery struct {
 	Payload  []byte
 	Proof    Proof
 	Received time.Time
+	Via      string // name of the broker that it came by
 }
 
 // Refusal is a message that failed a check.
@@ -51,6 +51,7 @@ type Refusal struct {
 	Raw      []byte
 	Reason   envelope.Reason
 	Received time.Time
+	Via      string    // name of the broker that it came by, "" if it is not known
 	Untimely *Untimely // of a verified sender's message that is stale or from the future; else nil
 }
 
@@ -75,8 +76,8 @@ type receiver struct {
 	chains   *chains
 	// revocations are nil where policy does not let this part be told.
 	revocations *revocation.Set
-	keys        *keys.Ring // nil: this receiver holds no keys
-	judges      bool       // policy has this receiver hold the keys of those it reads
+	keys        Ring // nil: this receiver holds no keys
+	judges      bool // policy has this receiver hold the keys of those it reads
 	windows     *replay.Set
 	clocks      *clocks.Watch
 	skew        time.Duration

@@ -219,7 +219,7 @@ func TestWindowsOutliveTheSession(t *testing.T) {
 	id := identity("melb", pki.RoleMonitor, "m1")
 	b := openBundle(t, id)
 	web := newSender(t, identity("melb", pki.RoleSensor, "web-1"))
-	c := Config{Bundle: b, Filters: []string{wire.Filter(wire.KindRAM, "melb")}, Handle: func(Delivery) {}, Log: quiet()}
+	c := Config{Bundle: b, Ring: ringOf(t, b.KeyFile), Filters: []string{wire.Filter(wire.KindRAM, "melb")}, Handle: func(Delivery) {}, Log: quiet()}
 	raw := web.message(ramTopic, &ram, time.Now())
 	for i, want := range []envelope.Reason{envelope.Accepted, envelope.Redelivered} {
 		s, err := New(c)

@@ -5,15 +5,14 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
+	"math/bits"
 	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"levee/envelope"
-	"levee/envelope/keys"
 	"levee/envelope/replay"
 	"levee/internal/clocks"
 	"levee/internal/renewal"
@@ -27,9 +26,24 @@ import (
 // DefaultDigest is how often a sender signs for what it sent.
 const DefaultDigest = time.Minute
 
+// Ring is what a part seals and opens with: *keys.Ring, or *ownkey.Ring of one
+// that was issued no key but its own.
+type Ring interface {
+	// Own returns the part's own key and its kid.
+	Own() (*envelope.Key, envelope.KeyID)
+	// Holds reports whether the MACs of a role's senders can be checked.
+	Holds(pki.Role) bool
+	// Open opens a message with the key that its kid asks for.
+	Open(raw []byte, max int) (envelope.Message, error)
+	// OpenAck opens an acknowledgement to the part itself.
+	OpenAck(raw []byte, max int) (envelope.Message, error)
+}
+
 // Config is what a session needs.
 type Config struct {
 	Bundle *site.Bundle
+	// Ring holds the envelope keys of the bundle. People have none.
+	Ring Ring
 	// Filters are subscribed to on every connection, and nothing else is
 	// handed on. Policy must grant each; one that the broker refuses all the
 	// same fails the connection, loudly. Lists of revocations the session
@@ -43,6 +57,12 @@ type Config struct {
 	Refused func(Refusal)
 	// Digest is the interval of digests; zero means DefaultDigest.
 	Digest time.Duration
+	// Acks derives the keys of acknowledgements; only a recorder makes any.
+	Acks AckKeys
+	// Revocations are those of a process that runs them already, and that renews
+	// the certificate and watches the kernel's clock as well. Nil: the session
+	// does all that.
+	Revocations *revocation.Set
 	// Instance is 0 to 3: people may hold four sessions at once.
 	Instance int
 	Log      *slog.Logger
@@ -61,14 +81,17 @@ type Session struct {
 	refusals *tally
 	clocks   *clocks.Watch
 	kernel   *clocks.Kernel
-	renewal  *renewal.Renewal // nil for people: they carry what they are given
+	renewal  *renewal.Renewal // nil for people, who carry what they are given, and where another renews
 	overflow atomic.Uint64
 	dropped  atomic.Uint64
-	online   atomic.Int64  // lines that are connected and subscribed
-	ready    chan struct{} // closed at the first connection
-	once     sync.Once     // of ready
-	last     sync.Once     // of the digest at the end
-	close    func() error
+	// acknowledged counts acknowledgements, backfilled our messages that the
+	// recorder has only from a backfill.
+	acknowledged, backfilled atomic.Uint64
+	online                   atomic.Int64  // lines that are connected and subscribed
+	ready                    chan struct{} // closed at the first connection
+	once                     sync.Once     // of ready
+	last                     sync.Once     // of the digest at the end
+	close                    func() error
 
 	// accepting is held while one message is checked and handled, so that lines
 	// take turns, and what two of them bring is handled in the order in which
@@ -117,17 +140,17 @@ func open(c Config, now time.Time) (*Session, error) {
 	if s.config.Digest == 0 {
 		s.config.Digest = DefaultDigest
 	}
-	ring, err := loadKeys(c.Bundle)
-	if err != nil {
+	if err := checkRing(c.Ring, c.Bundle); err != nil {
 		return nil, err
 	}
 	revocations, err := s.openRevocations(now)
 	if err != nil {
 		return nil, err
 	}
+	backfills := s.openAcks()
 	s.receiver = receiver{site: id.Site, filters: s.filters, policy: c.Bundle.Policy, document: c.Bundle.Document, revocations: revocations,
-		chains: newChains(c.Bundle.Verifier, c.Bundle.Root), keys: ring, judges: len(c.Bundle.Policy.KeyRoles(id.Role)) > 0, clocks: s.clocks, skew: skew}
-	if ring == nil {
+		chains: newChains(c.Bundle.Verifier, c.Bundle.Root), keys: c.Ring, judges: len(c.Bundle.Policy.KeyRoles(id.Role)) > 0, clocks: s.clocks, skew: skew}
+	if c.Ring == nil {
 		// People look; what they see changes nothing that a replay could
 		// exploit, and they start too often to wait out the skew each time.
 		s.receiver.windows = replay.New(site.MaxSenders)
@@ -142,45 +165,51 @@ func open(c Config, now time.Time) (*Session, error) {
 	if err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
-	if s.renewal, err = c.Bundle.Renewal(c.Log); err != nil {
-		return nil, errors.Join(err, s.Close())
+	if c.Revocations == nil {
+		if s.renewal, err = c.Bundle.Renewal(c.Log); err != nil {
+			return nil, errors.Join(err, s.Close())
+		}
 	}
-	key, kid := ring.Own()
+	key, kid := c.Ring.Own()
 	s.outbox = &outbox{key: key, kid: kid, boot: boot, skew: skew, sign: c.Bundle.Signer, vouches: s.rights.MayPublish(s.digestTopic()),
-		drops: s.countDropped, ledger: newLedger(boot)}
+		drops: s.countDropped, ledger: newLedger(boot), digests: class{s.digestTopic(), c.Bundle.Policy.Class(wire.KindDigest).MaxBytes}}
+	if backfills {
+		if s.outbox.spool, err = s.openSpool(boot); err != nil {
+			return nil, errors.Join(err, s.Close())
+		}
+		s.outbox.fill = newFiller(class{s.fillTopic(), c.Bundle.Policy.Class(wire.KindBackfill).MaxBytes})
+	}
 	return s, nil
 }
 
-// loadKeys returns the bundle's key ring, nil for a person, who has none. A
-// ring that does not fit the certificate, the site document or the policy is
-// refused: it would show only in what others do not accept, or in what this
+// checkRing refuses a ring that does not fit the certificate, the site document
+// or the policy: it would show only in what others do not accept, or in what this
 // part could not check.
-func loadKeys(b *site.Bundle) (*keys.Ring, error) {
+func checkRing(ring Ring, b *site.Bundle) error {
 	id := b.Identity
 	if id.Role.Class() == pki.ClassPerson {
-		return nil, nil
+		if ring != nil {
+			return errors.New("a person holds no envelope keys")
+		}
+		return nil
+	}
+	if ring == nil {
+		return errors.New("a machine needs its envelope keys")
 	}
 	const remedy = "provision its bundle again"
-	ring, err := keys.Load(b.KeyFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%w; a machine needs its envelope keys: %s", err, remedy)
-	}
-	if err != nil {
-		return nil, err
-	}
 	_, kid := ring.Own()
 	switch minimum := b.Document.MinimumGeneration(id.Sender()); {
 	case kid.Sender() != id.Sender():
-		return nil, fmt.Errorf("the sender key is of %s, the certificate of %s", kid.Sender(), id.Sender())
+		return fmt.Errorf("the sender key is of %s, the certificate of %s", kid.Sender(), id.Sender())
 	case kid.Generation < minimum:
-		return nil, fmt.Errorf("the sender key is of generation %d, the site document asks for %d: %s", kid.Generation, minimum, remedy)
+		return fmt.Errorf("the sender key is of generation %d, the site document asks for %d: %s", kid.Generation, minimum, remedy)
 	}
 	for _, role := range b.Policy.KeyRoles(id.Role) {
 		if !ring.Holds(role) {
-			return nil, fmt.Errorf("the bundle lacks the key of role %q, which policy grants a %s: %s", role, id.Role, remedy)
+			return fmt.Errorf("the bundle lacks the key of role %q, which policy grants a %s: %s", role, id.Role, remedy)
 		}
 	}
-	return ring, nil
+	return nil
 }
 
 // Close releases what New opened. Run does it too.
@@ -264,9 +293,10 @@ func (s *Session) Windows() replay.Stats { return s.receiver.windows.Stats() }
 // how many of our own were given up before they were delivered.
 func (s *Session) Losses() (received, sent uint64) { return s.overflow.Load(), s.dropped.Load() }
 
-func (s *Session) countDropped() {
-	if n := s.dropped.Add(1); n&(n-1) == 0 { // at powers of two
-		s.config.Log.Warn("messages were given up unsent", slog.Uint64("dropped", n))
+func (s *Session) countDropped(n int) {
+	after := s.dropped.Add(uint64(n))
+	if before := after - uint64(n); bits.Len64(before) != bits.Len64(after) { // past a power of two
+		s.config.Log.Warn("messages were given up", slog.Uint64("dropped", after))
 	}
 }
 
@@ -308,7 +338,7 @@ func (s *Session) Run(ctx context.Context) error {
 	done := make(chan struct{})
 	var workers, lines sync.WaitGroup
 	workers.Go(func() { site.KeepWindows(done, s.receiver.windows, s.receiver.skew, s.config.Log) })
-	if s.outbox != nil { // a person looks, and did not ask about this machine
+	if s.outbox != nil && s.config.Revocations == nil { // a person looks, and did not ask about this machine
 		workers.Go(func() { s.kernel.Run(done) })
 		workers.Go(func() { s.renewal.Run(ctx) })
 		if set := s.Revocations(); set != nil {
@@ -316,18 +346,34 @@ func (s *Session) Run(ctx context.Context) error {
 		}
 	}
 	// One ticker for all connections: however short each of them is, digests
-	// come.
+	// come. What is kept until the recorder has it is vouched for without any.
 	digest := time.NewTicker(s.config.Digest)
 	defer digest.Stop()
+	due := digest.C
+	if s.keeps() {
+		due = nil
+		workers.Go(func() { s.outbox.spool.Run(done) })
+		workers.Go(func() { s.backfill(done) })
+		workers.Go(func() { s.sign(done, digest.C) })
+	}
 	for _, l := range s.lines {
 		workers.Go(func() { l.receive(done) })
-		lines.Go(func() { l.run(ctx, digest.C) })
+		lines.Go(func() { l.run(ctx, due) })
 	}
 	lines.Wait()
+	if s.keeps() {
+		s.last.Do(func() { s.digest(time.Now()) }) // no line was there to do it
+	}
 	close(done)
 	workers.Wait()
 	if s.outbox != nil {
-		if n := s.outbox.waiting(); n > 0 {
+		n := s.outbox.waiting()
+		switch st, keeps := s.Outbox(); {
+		case keeps && st.Failed:
+			s.config.Log.Error("stopped without a disk: what the recorder has not acknowledged is lost", slog.Int("messages", st.Messages))
+		case keeps && n > 0:
+			s.config.Log.Info("stopped before everything was sent; it is kept for the next start", slog.Int("waiting", n), slog.Int("messages", st.Messages))
+		case n > 0:
 			s.config.Log.Warn("stopped before everything was sent", slog.Int("waiting", n))
 		}
 	}
@@ -336,7 +382,7 @@ func (s *Session) Run(ctx context.Context) error {
 
 // digest queues a digest, if there is anything to vouch for.
 func (s *Session) digest(now time.Time) {
-	if err := s.outbox.putDigest(s.digestTopic(), s.receiver.policy.Class(wire.KindDigest).MaxBytes, now); err != nil {
+	if err := s.outbox.putDigest(now); err != nil {
 		s.config.Log.Error("no digest", slog.Any("error", err))
 	}
 }
@@ -356,8 +402,12 @@ func (s *Session) accept(in inbound, line int) {
 		return
 	}
 	d, err := s.receiver.open(in.name, in.raw, in.at)
+	d.Via = s.lines[line].broker()
 	if err == nil && d.Topic.Kind == wire.KindRevocations && s.Revocations() != nil {
 		err = s.revoke(d)
+	}
+	if err == nil && d.Topic.Kind == wire.KindAck && s.keeps() {
+		err = s.acknowledge(d)
 	}
 	if err == nil {
 		if d.Topic.Protected() {
@@ -370,7 +420,7 @@ func (s *Session) accept(in inbound, line int) {
 		return
 	}
 	untimely, _ := errors.AsType[*Untimely](err)
-	s.refuse(Refusal{Name: in.name, Raw: in.raw, Reason: envelope.ReasonOf(err), Received: in.at, Untimely: untimely})
+	s.refuse(Refusal{Name: in.name, Raw: in.raw, Reason: envelope.ReasonOf(err), Received: in.at, Via: d.Via, Untimely: untimely})
 }
 
 func (s *Session) refuse(r Refusal) {

@@ -1,15 +1,18 @@
 package session
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"levee/envelope"
+	"levee/envelope/ownkey"
 	"levee/internal/site"
 	"levee/internal/wire"
 	"levee/pki"
@@ -56,36 +59,46 @@ func TestConfigIsChecked(t *testing.T) {
 		return &b
 	}
 	handle := func(Delivery) {}
-	other := worldLayout(t).Bundle(identity("melb", pki.RoleSensor, "web-2")) + "/" + site.FileKeys
-	monitor := worldLayout(t).Bundle(identity("melb", pki.RoleMonitor, "m1"))
-	short := openBundle(t, identity("melb", pki.RoleMonitor, "m1"))
-	text, err := os.ReadFile(monitor + "/" + site.FileKeys)
+	ring := ringOf(t, sensor.KeyFile)
+	other := ringOf(t, worldLayout(t).Bundle(identity("melb", pki.RoleSensor, "web-2"))+"/"+site.FileKeys)
+	monitor := openBundle(t, identity("melb", pki.RoleMonitor, "m1"))
+	text, err := os.ReadFile(monitor.KeyFile)
 	if err != nil {
 		t.Fatal(err)
 	}
-	short.KeyFile = t.TempDir() + "/keys"
-	cut := strings.LastIndex(string(text), "-----BEGIN")
-	if err := os.WriteFile(short.KeyFile, text[:cut], 0o600); err != nil {
+	first := func(size int) string {
+		t.Helper()
+		path := filepath.Join(t.TempDir(), "keys")
+		if err := os.WriteFile(path, text[:size], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	short := ringOf(t, first(bytes.LastIndex(text, []byte("-----BEGIN"))))
+	alone, err := ownkey.Load(first(bytes.Index(text, []byte("-----BEGIN LEVEE ROLE"))))
+	if err != nil {
 		t.Fatal(err)
 	}
 	for name, c := range map[string]Config{
-		"no bundle":                           {Log: quiet()},
-		"no logger":                           {Bundle: sensor},
-		"filters without a handler":           {Bundle: sensor, Log: quiet(), Filters: []string{"public/#"}},
-		"a filter that policy does not grant": {Bundle: sensor, Log: quiet(), Handle: handle, Filters: []string{"melb/bank_server/metrics/ram/+"}},
-		"another site's":                      {Bundle: sensor, Log: quiet(), Handle: handle, Filters: []string{"syd/bank_server/revocations/+"}},
+		"no bundle":                           {Ring: ring, Log: quiet()},
+		"no logger":                           {Bundle: sensor, Ring: ring},
+		"filters without a handler":           {Bundle: sensor, Ring: ring, Log: quiet(), Filters: []string{"public/#"}},
+		"a filter that policy does not grant": {Bundle: sensor, Ring: ring, Log: quiet(), Handle: handle, Filters: []string{"melb/bank_server/metrics/ram/+"}},
+		"another site's":                      {Bundle: sensor, Ring: ring, Log: quiet(), Handle: handle, Filters: []string{"syd/bank_server/revocations/+"}},
 		"all there is":                        {Bundle: person, Log: quiet(), Handle: handle, Filters: []string{"#"}},
-		"digests faster than a second":        {Bundle: sensor, Log: quiet(), Digest: time.Millisecond},
-		"a machine's second session":          {Bundle: sensor, Log: quiet(), Instance: 1},
+		"digests faster than a second":        {Bundle: sensor, Ring: ring, Log: quiet(), Digest: time.Millisecond},
+		"a machine's second session":          {Bundle: sensor, Ring: ring, Log: quiet(), Instance: 1},
 		"a person's fifth session":            {Bundle: person, Log: quiet(), Instance: 4},
 		"a person's session below the first":  {Bundle: person, Log: quiet(), Instance: -1},
-		"no envelope keys":                    {Bundle: with(func(b *site.Bundle) { b.KeyFile += ".gone" }), Log: quiet()},
-		"another sender's keys":               {Bundle: with(func(b *site.Bundle) { b.KeyFile = other }), Log: quiet()},
-		"a role key less than policy grants":  {Bundle: short, Log: quiet()},
-		"a generation that nobody accepts": {Bundle: with(func(b *site.Bundle) {
+		"no envelope keys":                    {Bundle: sensor, Log: quiet()},
+		"a person with envelope keys":         {Bundle: person, Ring: ring, Log: quiet()},
+		"another sender's keys":               {Bundle: sensor, Ring: other, Log: quiet()},
+		"a role key less than policy grants":  {Bundle: monitor, Ring: short, Log: quiet()},
+		"no role key at all":                  {Bundle: monitor, Ring: alone, Log: quiet()},
+		"a generation that nobody accepts": {Ring: ring, Bundle: with(func(b *site.Bundle) {
 			b.Document.Generations = []site.Generation{{Sender: "melb/sensor/web-1", Minimum: 2}}
 		}), Log: quiet()},
-		"a state directory that does not open": {Bundle: with(func(b *site.Bundle) { b.State += "/gone" }), Log: quiet()},
+		"a state directory that does not open": {Ring: ring, Bundle: with(func(b *site.Bundle) { b.State += "/gone" }), Log: quiet()},
 	} {
 		if s, err := New(c); err == nil {
 			t.Errorf("%s: accepted", name)
@@ -93,7 +106,7 @@ func TestConfigIsChecked(t *testing.T) {
 		}
 	}
 	// None of them left the windows locked, or counted a start.
-	s, err := New(Config{Bundle: sensor, Log: quiet()})
+	s, err := New(Config{Bundle: sensor, Ring: ring, Log: quiet()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,13 +120,13 @@ func TestFailedStartReleasesTheWindows(t *testing.T) {
 	if err := os.WriteFile(boot, []byte("damaged"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := New(Config{Bundle: b, Log: quiet()}); err == nil {
+	if _, err := New(Config{Bundle: b, Ring: ringOf(t, b.KeyFile), Log: quiet()}); err == nil {
 		t.Fatal("a damaged boot counter was accepted")
 	}
 	if err := os.Remove(boot); err != nil {
 		t.Fatal(err)
 	}
-	s, err := New(Config{Bundle: b, Log: quiet()})
+	s, err := New(Config{Bundle: b, Ring: ringOf(t, b.KeyFile), Log: quiet()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -64,7 +64,17 @@ type Settings struct {
 	// Issuer is where the site's issuer answers, host:port. Without one nothing
 	// is renewed.
 	Issuer string `yaml:"issuer,omitempty"`
+	// OutboxBytes bounds what is kept on disk of what the recorder has not
+	// acknowledged, from MinOutbox to MaxOutbox; without it 32 MiB at a sensor and
+	// 256 MiB at other machines.
+	OutboxBytes int64 `yaml:"outbox_bytes,omitempty"`
 }
+
+// Bounds of Settings.OutboxBytes.
+const (
+	MinOutbox = 4 << 20
+	MaxOutbox = 64 << 30
+)
 
 // Trust is what a bundle says of its site, whoever holds it: enough to verify,
 // without any secret.
@@ -83,6 +93,7 @@ type Bundle struct {
 	State       string // directory, made if it was missing, 0700
 	KeyFile     string // of envelope/keys; may not exist
 	Issuer      string // host:port, "" if nothing is renewed
+	OutboxBytes int64  // as configured, 0 if not
 }
 
 // OpenTrust reads and checks the public part of a bundle as of now. It does not
@@ -167,6 +178,9 @@ func open(s Settings, trust Trust, now time.Time) (*Bundle, error) {
 	if s.State == "" {
 		return nil, errors.New("the configuration names no state directory")
 	}
+	if n := s.OutboxBytes; n != 0 && (n < MinOutbox || n > MaxOutbox) {
+		return nil, fmt.Errorf("outbox_bytes: %d is not from %d to %d", n, MinOutbox, MaxOutbox)
+	}
 	for _, path := range []string{string(s.Bundle), s.file(FileRoot), s.file(FileDocument), s.file(FilePolicy)} {
 		if err := checkOwner(path); err != nil {
 			return nil, err
@@ -189,7 +203,8 @@ func open(s Settings, trust Trust, now time.Time) (*Bundle, error) {
 	if err := raiseNumber(filepath.Join(string(s.State), "site-document"), trust.Document.Number); err != nil {
 		return nil, err
 	}
-	return &Bundle{Trust: trust, Identity: id, Credentials: credentials, State: string(s.State), KeyFile: s.file(FileKeys), Issuer: s.Issuer}, nil
+	return &Bundle{Trust: trust, Identity: id, Credentials: credentials, State: string(s.State), KeyFile: s.file(FileKeys), Issuer: s.Issuer,
+		OutboxBytes: s.OutboxBytes}, nil
 }
 
 // Reload reads the site document and the policy of a bundle anew, for a part that

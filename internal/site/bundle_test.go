@@ -44,6 +44,19 @@ func TestOpen(t *testing.T) {
 	}
 }
 
+// The outbox has a bound that makes sense, or none is configured.
+func TestOutboxBytes(t *testing.T) {
+	l := layout(t, false)
+	for n, ok := range map[int64]bool{0: true, site.MinOutbox: true, site.MaxOutbox: true, -1: false, 1: false, site.MinOutbox - 1: false, site.MaxOutbox + 1: false} {
+		s := settings(t, l, identity("melb", pki.RoleSensor, "web-1"))
+		s.OutboxBytes = n
+		b, err := site.Open(s, time.Now())
+		if (err == nil) != ok || ok && b.OutboxBytes != n || !ok && !strings.Contains(err.Error(), "outbox_bytes") {
+			t.Errorf("%d: %v", n, err)
+		}
+	}
+}
+
 // What is missing is named, and with it what to do.
 func TestAFileIsMissing(t *testing.T) {
 	for name, joins := range map[string]bool{site.FileKey: true, site.FileChain: true, site.FileRoot: false, site.FileDocument: false, site.FilePolicy: false} {

@@ -21,18 +21,23 @@ const MaxDocument = envelope.MaxMessage
 // Document is the payload of the site document: a site's one authenticated
 // configuration. A key or pin that it lacks means that function is refused.
 type Document struct {
-	ID          wire.ID      `json:"id"`
-	TrustDomain string       `json:"trust_domain"`
-	Site        string       `json:"site"`
-	Number      uint64       `json:"number"` // raised by one at each signing, never accepted lower
-	Issued      int64        `json:"issued"` // ms since the epoch
-	Brokers     []Broker     `json:"brokers"`
-	GrantKey    string       `json:"grant_key,omitempty"`    // the approver's; none: no command by a person
-	LogKey      string       `json:"log_key,omitempty"`      // the log's verifier key (C2SP signed-note)
-	WitnessKeys []string     `json:"witness_keys,omitempty"` // likewise
-	Pins        []Pin        `json:"pins"`
-	PolicyHash  string       `json:"policy_hash"` // SHA-256 of the policy file, base64url
-	Generations []Generation `json:"generations"` // senders re-keyed: older generations are refused
+	ID          wire.ID  `json:"id"`
+	TrustDomain string   `json:"trust_domain"`
+	Site        string   `json:"site"`
+	Number      uint64   `json:"number"` // raised by one at each signing, never accepted lower
+	Issued      int64    `json:"issued"` // ms since the epoch
+	Brokers     []Broker `json:"brokers"`
+	GrantKey    string   `json:"grant_key,omitempty"`    // the approver's; none: no command by a person
+	LogKey      string   `json:"log_key,omitempty"`      // the log's verifier key (C2SP signed-note)
+	WitnessKeys []string `json:"witness_keys,omitempty"` // whose cosignatures of that log count (C2SP tlog-cosignature)
+	// WitnessesNeeded is how many of them a checkpoint needs; 0 is more than half.
+	WitnessesNeeded int `json:"witnesses_needed,omitempty"`
+	// WitnessedLogs are the verifier keys of other sites' logs, which this site's
+	// recorder witnesses.
+	WitnessedLogs []string     `json:"witnessed_logs,omitempty"`
+	Pins          []Pin        `json:"pins"`
+	PolicyHash    string       `json:"policy_hash"` // SHA-256 of the policy file, base64url
+	Generations   []Generation `json:"generations"` // senders re-keyed: older generations are refused
 }
 
 // Broker is one broker of the site.
@@ -64,6 +69,8 @@ func (d *Document) check() error {
 		return errors.New("its number is not 1 to 2^32-1")
 	case len(d.Brokers) == 0:
 		return errors.New("it lists no broker")
+	case d.WitnessesNeeded < 0 || d.WitnessesNeeded > len(d.WitnessKeys):
+		return fmt.Errorf("it needs %d witnesses and has keys of %d", d.WitnessesNeeded, len(d.WitnessKeys))
 	}
 	for _, b := range d.Brokers {
 		if _, _, err := net.SplitHostPort(b.Address); err != nil || !pki.ValidName(b.Name) {
@@ -219,6 +226,14 @@ func (d *Document) Pinned(sender string, leaf *x509.Certificate) (match, pinned 
 		}
 	}
 	return match, pinned
+}
+
+// Needed returns how many witnesses a checkpoint needs, 0 if the site has none.
+func (d *Document) Needed() int {
+	if d.WitnessesNeeded == 0 && len(d.WitnessKeys) > 0 {
+		return len(d.WitnessKeys)/2 + 1
+	}
+	return d.WitnessesNeeded
 }
 
 // MinimumGeneration returns the lowest generation of sender's key that counts.

@@ -22,7 +22,7 @@ func document() site.Document {
 	hash := site.HashText([32]byte{1})
 	return site.Document{ID: wire.NewID(), TrustDomain: trustDomain, Site: "melb", Number: 7,
 		Brokers: []site.Broker{{Name: "b1", Address: "[::1]:8883"}, {Name: "b2", Address: "broker.bank.example:8883"}},
-		LogKey:  "log+00000000+x", WitnessKeys: []string{"w+00000000+x"}, GrantKey: "k",
+		LogKey:  "log+00000000+x", WitnessKeys: []string{"w+00000000+x"}, WitnessesNeeded: 1, WitnessedLogs: []string{"v+00000000+x"}, GrantKey: "k",
 		Pins:       []site.Pin{{Sender: "melb/monitor/m1", SPKI: hash}, {Sender: "melb/monitor/m1", SPKI: site.HashText([32]byte{2})}},
 		PolicyHash: hash, Generations: []site.Generation{{Sender: "melb/sensor/web-1", Minimum: 3}}}
 }
@@ -74,6 +74,8 @@ func TestDocumentsThatSayNothingGood(t *testing.T) {
 		"a generation of a misspelt role": func(d *site.Document) { d.Generations[0].Sender = "melb/senser/web-1" },
 		"a generation with its number":    func(d *site.Document) { d.Generations[0].Sender = "melb/sensor/web-1/2" },
 		"generation zero":                 func(d *site.Document) { d.Generations[0].Minimum = 0 },
+		"more witnesses than there are":   func(d *site.Document) { d.WitnessesNeeded = 2 },
+		"less than no witness":            func(d *site.Document) { d.WitnessesNeeded = -1 },
 		"two generations of one sender":   func(d *site.Document) { d.Generations = append(d.Generations, d.Generations[0]) },
 	} {
 		d := document()
@@ -254,4 +256,13 @@ func FuzzParseDocument(f *testing.F) {
 			t.Fatalf("a document that nobody signed: %s", raw)
 		}
 	})
+}
+
+func TestNeededWitnesses(t *testing.T) {
+	for _, tc := range [][3]int{{0, 0, 0}, {1, 0, 1}, {2, 0, 2}, {3, 0, 2}, {4, 0, 3}, {3, 1, 1}, {3, 3, 3}} {
+		d := site.Document{WitnessKeys: make([]string, tc[0]), WitnessesNeeded: tc[1]}
+		if got := d.Needed(); got != tc[2] {
+			t.Errorf("%d keys, %d needed: %d", tc[0], tc[1], got)
+		}
+	}
 }

@@ -96,8 +96,34 @@ func describePayload(l feed.Line) (string, bool) {
 			}
 			return text, true
 		}
+	case wire.KindPresence.String():
+		if m, err := wire.ParsePresence(l.Payload); err == nil {
+			return fmt.Sprintf("%-16s %s  %s", "PRESENCE", name, describePresence(m)), true
+		}
 	}
 	return "", false
+}
+
+// maxChanges bounds the changes of presence that a line names.
+const maxChanges = 5
+
+// describePresence says who came and went, or who is there.
+func describePresence(m wire.Presence) string {
+	var said []string
+	for _, c := range m.Changes[:min(len(m.Changes), maxChanges)] {
+		text := fmt.Sprintf("%s %s since %s", word(c.Machine), c.State, time.UnixMilli(c.Since).Format(time.TimeOnly))
+		if c.Reason != "" {
+			text += " (" + c.Reason + ")"
+		}
+		said = append(said, text)
+	}
+	if more := len(m.Changes) - maxChanges; more > 0 {
+		said = append(said, fmt.Sprintf("%d more", more))
+	}
+	if r := m.Roster; r != nil {
+		said = append(said, fmt.Sprintf("a roster names %d", len(r.Present)))
+	}
+	return strings.Join(append(said, fmt.Sprintf("%d machines in all", m.Machines)), "; ")
 }
 
 // describeWanted says what a command asks for, and which alert it answers.

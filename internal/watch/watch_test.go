@@ -120,6 +120,12 @@ func TestGoldenLines(t *testing.T) {
 			"verified      STATUS failure   lb-1  9c1f0277: scale_up_servers on *: refused (not permitted)"},
 		{delivery(t, "melb/bank_server/status/presence/b1", 1, session.ProofSignature, map[string]int{"clients": 3}),
 			`verified      status/presence  melb/broker/b1  {"clients":3}`},
+		{delivery(t, "melb/bank_server/status/presence/b1", 1, session.ProofSignature, &wire.Presence{Machines: 7, Changes: []wire.PresenceChange{
+			{Machine: "sensor/web-1", State: wire.StateGone, Since: issued, Reason: wire.EndLost}, {Machine: "monitor/m1", State: wire.StatePresent, Since: issued}}}),
+			"verified      PRESENCE         b1  sensor/web-1 gone since 12:30:45 (lost); monitor/m1 present since 12:30:45; 7 machines in all"},
+		{delivery(t, "melb/bank_server/status/presence/b1", 1, session.ProofSignature, &wire.Presence{Machines: 1, Changes: []wire.PresenceChange{},
+			Roster: &wire.Roster{Present: []wire.Attendee{{Machine: "sensor/web-1", Since: issued}}}}),
+			"verified      PRESENCE         b1  a roster names 1; 1 machines in all"},
 		{delivery(t, ramTopic, 1, session.ProofNone, map[string]string{"a": "not a reading"}),
 			`unconfirmed   metrics/ram      melb/sensor/web-1  {"a":"not a reading"}`},
 		{public(t, "public/lobby", "hello, bank"), "unverified    public/lobby: hello, bank"},

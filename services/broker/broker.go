@@ -84,6 +84,7 @@ type Broker struct {
 	counters counters
 	registry *registry
 	bans     *bans
+	presence *presence
 	voices   clocks.Voices // may doubt this broker's own clock
 	clocks   *clocks.Watch
 	server   *mqtt.Server
@@ -104,7 +105,7 @@ func New(cfg Config) (*Broker, error) {
 	b := &Broker{
 		site: cfg.Site, host: cfg.Host, address: cfg.Address, verifier: cfg.Verifier,
 		windows: cfg.Windows, revocations: cfg.Revocations, credentials: cfg.Credentials, log: cfg.Log,
-		reporter: newReporter(cfg.Log), registry: newRegistry(), bans: newBans(),
+		reporter: newReporter(cfg.Log), registry: newRegistry(), bans: newBans(), presence: newPresence(),
 		clocks: clocks.NewWatch(cfg.Policy.Skew(), cfg.Log), open: make(chan struct{}), ready: make(chan struct{}),
 	}
 	b.rules.Store(cfg.Policy)
@@ -113,7 +114,7 @@ func New(cfg Config) (*Broker, error) {
 		Capabilities:             capabilities(b.bounds()),
 		Logger:                   slog.New(redacted{to: b.reporter}),
 		SysTopicResendInterval:   sysInterval,
-		ClientNetWriteBufferSize: 16 << 10,
+		ClientNetWriteBufferSize: writeBuffer,
 	})
 	// One hook: mochi lets in whom any hook lets in (P12).
 	if err := b.server.AddHook(&hook{b: b}, nil); err != nil {

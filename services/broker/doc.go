@@ -12,6 +12,10 @@
 // it revokes end before anybody is given the list, and none begins again; no
 // session outlives its certificate.
 //
+// As a process runs it, it says which machines come and go: signed, and as a
+// client of its own listener, so that what it says is checked and kept like the
+// messages of any part (docs/topics.md, Presence).
+//
 // It holds no key of another, so it cannot check MACs, and of signatures it
 // checks those of lists of revocations alone: receivers check all. It delivers
 // a message at most once to each session and stores none: senders keep what is

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"runtime"
 	"sync"
 	"time"
 
@@ -26,7 +27,7 @@ type door struct {
 	sites     map[string]*Broker // by host
 	socket    net.Listener
 	admission *admission
-	turns     turns
+	turns     *turns
 	failed    error         // why accepting ended by itself; read after accepting
 	accepting chan struct{} // closed when accept has ended
 	closing   chan struct{} // closed when close has begun
@@ -45,7 +46,7 @@ const (
 
 func newDoor(socket net.Listener, sites ...*Broker) (*door, error) {
 	d := &door{
-		first: sites[0], sites: make(map[string]*Broker), socket: socket, admission: newAdmission(sites[0].bounds), turns: newTurns(),
+		first: sites[0], sites: make(map[string]*Broker), socket: socket, admission: newAdmission(sites[0].bounds), turns: newTurns(runtime.GOMAXPROCS(0)),
 		accepting: make(chan struct{}), closing: make(chan struct{}), live: make(map[*session]struct{}),
 	}
 	for _, b := range sites {
@@ -172,6 +173,8 @@ func (d *door) refused(s *session, err error) {
 		r = Revoked
 	case errors.Is(err, errNoSite):
 		r = NoSite
+	case errors.Is(err, errNoTurn): // which is no fault of its own
+		r = TooManyPending
 	}
 	s.end(r)
 	if s.reason() == None { // it left before it was told
@@ -216,6 +219,9 @@ func (d *door) retire(s *session) {
 			cl.ClearInflights()
 			s.b.server.Clients.Delete(cl.ID)
 		}
+	}
+	if s.named.Load() != nil { // before its successor can arrive
+		s.b.presence.depart(s, s.endedBy(s.reason()), time.Now())
 	}
 	s.b.registry.release(s)
 	if s.account != nil {

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
@@ -86,8 +87,11 @@ func (h *hook) judge(s *session, cl *mqtt.Client, pk *packets.Packet) Reason {
 	}
 	r := None
 	switch pk.FixedHeader.Type {
-	case packets.Puback, packets.Disconnect:
+	case packets.Disconnect:
+		s.goodbye = true
 		return None // costs no more than its bytes
+	case packets.Puback:
+		return None
 	case packets.Pingreq:
 	case packets.Publish:
 		s.messages.Add(1)
@@ -156,6 +160,7 @@ func (h *hook) OnSessionEstablished(cl *mqtt.Client, _ packets.Packet) {
 	name := s.clientID
 	s.named.Store(&name)
 	h.b.counters.sessions.Add(1)
+	h.b.presence.arrive(s, time.Now())
 	h.b.reporter.report(slog.LevelInfo, "opened "+cl.ID, "session opened",
 		slog.String("identity", s.sender), slog.String("client", cl.ID), slog.String("remote", s.from))
 }

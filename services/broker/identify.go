@@ -30,7 +30,8 @@ func granted(p *policies.Policy, id pki.Identity) (*grant, bool) {
 // configuration came about.
 func (s *session) identify(timeout time.Duration) error {
 	defer s.shaking.finish()
-	_ = s.out.SetReadDeadline(time.Now().Add(timeout))
+	s.shaking.within(timeout)
+	_ = s.out.SetReadDeadline(s.shaking.until)
 	if err := s.tls.Handshake(); err != nil {
 		return fmt.Errorf("completing TLS: %w", err)
 	}

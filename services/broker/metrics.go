@@ -44,6 +44,7 @@ func (b *Broker) families() []metrics.Family {
 		single("levee_broker_messages_public_total", "Public messages that were passed on.", "messages_public"),
 		single("levee_broker_messages_unjudged_total", "Messages that were passed on with freshness left to the receivers.", "messages_unjudged"),
 		single("levee_broker_sessions_opened_total", "Sessions that were opened.", "sessions_opened"),
+		metrics.Single("levee_broker_machines", "Machines, but guests, that have a session.", metrics.Gauge, func() float64 { return float64(b.presence.count()) }),
 		single("levee_broker_accept_errors_total", "Errors of the listening socket.", "accept_errors"),
 		single("levee_broker_deliveries_dropped_total", "Deliveries that a reader's full queue cost.", "deliveries_dropped"),
 	}

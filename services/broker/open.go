@@ -167,6 +167,8 @@ func (p *Part) Ready() <-chan struct{} { return p.tenants[0].broker.Ready() }
 
 // Run serves until ctx ends.
 func (p *Part) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	done := make(chan struct{})
 	var keeping sync.WaitGroup
 	brokers := make([]*Broker, 0, len(p.tenants))
@@ -178,12 +180,14 @@ func (p *Part) Run(ctx context.Context) error {
 		keeping.Go(func() { s.kernel.Run(done) })
 		keeping.Go(func() { s.renewal.Run(ctx) })
 		keeping.Go(func() { s.watch(done) })
+		keeping.Go(func() { s.herald(ctx) })
 		inner := run
 		run = func(ctx context.Context) error {
 			return s.metrics.Around(ctx, func(ctx context.Context) error { return s.admin.Around(ctx, inner) })
 		}
 	}
 	errs := []error{run(ctx)}
+	cancel()
 	close(done)
 	keeping.Wait()
 	for _, s := range p.tenants {

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"crypto/tls"
 	"errors"
 	"net"
 	"os"
@@ -38,6 +39,26 @@ func TestWriterRunsBeforeItsQueueIsFull(t *testing.T) {
 	}
 	if n := s.unsent.Load(); n != 0 {
 		t.Errorf("%d deliveries wait, and the writer has not run", n)
+	}
+}
+
+// A write of all that mochi gathers at once leaves the rest of the queue where it
+// was.
+func TestFullWriteDoesNotEmptyTheQueue(t *testing.T) {
+	client, server := net.Pipe()
+	defer client.Close()
+	defer server.Close()
+	s := &session{tls: tls.Server(server, &tls.Config{}), ended: make(chan struct{})}
+	for _, test := range []struct {
+		bytes int
+		want  int32
+	}{{writeBuffer, maxPending}, {writeBuffer + 1, maxPending}, {writeBuffer - 1, 0}} {
+		s.unsent.Store(maxPending)
+		server.Close()
+		_, _ = s.Write(make([]byte, test.bytes))
+		if n := s.unsent.Load(); n != test.want {
+			t.Errorf("after %d bytes %d deliveries wait", test.bytes, n)
+		}
 	}
 }
 

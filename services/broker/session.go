@@ -42,6 +42,7 @@ type session struct {
 	frame    framer
 	refusal  Reason // of the packet after what was passed on
 	crashed  bool   // by a panic that passed through mochi, which closed s on the way
+	goodbye  bool   // it sent DISCONNECT
 	clientID string // once CONNECT was accepted
 	// condemned: it published the list that revokes itself.
 	condemned bool
@@ -52,7 +53,7 @@ type session struct {
 	until atomic.Pointer[time.Time] // that end
 
 	client atomic.Pointer[mqtt.Client] // once CONNECT was read
-	unsent atomic.Int32                // deliveries since the last write
+	unsent atomic.Int32                // deliveries since nothing waited
 
 	// What administrators see of it.
 	named    atomic.Pointer[string] // clientID, once the session was established
@@ -156,9 +157,12 @@ func (s *session) admit(bucket *rate.Limiter, n int) bool {
 	}
 }
 
-// Write sends or queues p; see outbox.
+// Write sends or queues p; see outbox. mochi writes less than writeBuffer only
+// when nothing else waits for the client.
 func (s *session) Write(p []byte) (int, error) {
-	s.unsent.Store(0)
+	if len(p) < writeBuffer {
+		s.unsent.Store(0)
+	}
 	return s.tls.Write(p)
 }
 
@@ -180,7 +184,9 @@ func (s *session) makeWay() {
 
 const (
 	maxPending = 512 // deliveries in mochi's queue for one client
-	mostYields = 8   // of one publisher for one delivery
+	// writeBuffer is how much mochi gathers of what waits before it writes.
+	writeBuffer = 16 << 10
+	mostYields  = 8 // of one publisher for one delivery
 )
 
 // Close ends the session.

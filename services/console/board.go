@@ -34,18 +34,19 @@ type board struct {
 	incidents table[incident, *incident]
 	commands  table[order, *order]
 	monitors  map[string]*monitor
-	public    public
-	notices   []notice
-	partial   map[string]int // digests in a row that were incomplete, by sender
-	refusals  map[string]uint64
-	lost      uint64
-	unsaid    uint64 // events that could not be put into words
+	attendance
+	public   public
+	notices  []notice
+	partial  map[string]int // digests in a row that were incomplete, by sender
+	refusals map[string]uint64
+	lost     uint64
+	unsaid   uint64 // events that could not be put into words
 }
 
 func newBoard(site, name string, now time.Time) *board {
 	return &board{site: site, name: name, started: now.UnixMilli(), since: now.UnixMilli(), readings: newReadings(),
 		incidents: newTable[incident](maxIncidents), commands: newTable[order](maxCommands), monitors: make(map[string]*monitor),
-		public: newPublic(), partial: make(map[string]int), refusals: make(map[string]uint64)}
+		attendance: newAttendance(), public: newPublic(), partial: make(map[string]int), refusals: make(map[string]uint64)}
 }
 
 // note takes a message that passed the session's checks. It returns false for
@@ -66,6 +67,8 @@ func (b *board) note(d session.Delivery, l feed.Line) bool {
 		return b.command(d, l)
 	case wire.KindScaling, wire.KindRateLimiting:
 		return b.status(d, l)
+	case wire.KindPresence:
+		return b.attend(d)
 	case wire.KindPublic:
 		b.public.note(d)
 	}
@@ -166,6 +169,9 @@ type beat struct {
 	CrowdedAlerts   uint64 `json:"crowded_alerts"`
 	CrowdedCommands uint64 `json:"crowded_commands"`
 	Unsaid          uint64 `json:"unsaid"` // events that could not be sent
+	// Machines that are connected to no broker, and how many more there are.
+	Absent     []standing `json:"absent"`
+	MoreAbsent int        `json:"more_absent"`
 }
 
 func (b *board) beat(now time.Time) beat {
@@ -174,9 +180,11 @@ func (b *board) beat(now time.Time) beat {
 		monitors = append(monitors, *m)
 	}
 	slices.SortFunc(monitors, func(a, b monitor) int { return strings.Compare(a.Name, b.Name) })
+	absent, more := b.attendance.missing()
 	return beat{Now: now.UnixMilli(), Online: b.online, Since: b.since, Refusals: b.refusals, Notices: b.notices, Monitors: monitors,
 		Lost: b.lost, MoreServers: b.readings.homeless, Skipped: b.readings.skipped, Unshown: b.public.unshown,
-		CrowdedAlerts: b.incidents.crowded, CrowdedCommands: b.commands.crowded, Unsaid: b.unsaid}
+		CrowdedAlerts: b.incidents.crowded, CrowdedCommands: b.commands.crowded, Unsaid: b.unsaid,
+		Absent: absent, MoreAbsent: more}
 }
 
 // whole is the event that a reader begins with.
@@ -206,7 +214,7 @@ type update struct {
 }
 
 func (b *board) snapshot(now time.Time) whole {
-	return whole{Site: b.site, Console: b.name, Started: b.started, Reset: true, update: update{Now: now.UnixMilli(), Servers: b.readings.all(),
+	return whole{Site: b.site, Console: b.name, Started: b.started, Reset: true, update: update{Now: now.UnixMilli(), Servers: b.placed(b.readings.all()),
 		Alerts: b.incidents.all(), Commands: b.commands.all(), Public: b.public.shown, Unshown: b.public.unshown}}
 }
 
@@ -216,9 +224,18 @@ func (b *board) changes(now time.Time) (update, bool) {
 	u.Alerts, u.GoneAlerts = b.incidents.changed()
 	u.Commands, u.GoneCommands = b.commands.changed()
 	u.Servers, u.Gone, u.Readings, u.Marks = b.readings.changed()
+	b.placed(u.Servers)
 	u.Public, u.Unshown = b.public.changed()
 	some := len(u.Servers)+len(u.Gone)+len(u.Readings)+len(u.Marks)+len(u.Alerts)+len(u.Commands)+len(u.Public) > 0
 	return u, some
+}
+
+// placed says of each server where its sensor is connected.
+func (b *board) placed(servers []server) []server {
+	for i := range servers {
+		servers[i].Sensor = b.attendance.of("sensor/" + servers[i].Name)
+	}
+	return servers
 }
 
 // clip returns at most limit bytes of s as valid UTF-8, with a space for each

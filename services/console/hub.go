@@ -182,7 +182,8 @@ func (h *hub) run(ctx context.Context, l link) {
 			h.mu.Lock()
 			h.flush(now)
 			h.board.lost, _ = l.Losses()
-			if h.board.link(l.Online(), now) || now.Sub(beat) >= beatEvery {
+			moved := h.board.sweep(now)
+			if h.board.link(l.Online(), now) || moved || now.Sub(beat) >= beatEvery {
 				beat = now
 				h.snapshot = nil
 				if event, ok := h.say("beat", eventID{}, h.board.beat(now)); ok {

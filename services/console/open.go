@@ -8,6 +8,7 @@ import (
 	"net"
 	"time"
 
+	"levee/envelope/ownkey"
 	"levee/internal/config"
 	"levee/internal/metrics"
 	"levee/internal/session"
@@ -53,10 +54,15 @@ func Open(file string, log *slog.Logger) (*Part, error) {
 	if id.Role != pki.RoleConsole {
 		return nil, fmt.Errorf("opening a console: the bundle is of a %s", id.Role)
 	}
+	ring, err := ownkey.Load(bundle.KeyFile)
+	if err != nil {
+		return nil, fmt.Errorf("opening a console: %w", err)
+	}
 	hub := newHub(id.Site, id.Name, time.Now(), log)
 	p := new(Part)
 	p.session, err = session.New(session.Config{
 		Bundle:  bundle,
+		Ring:    ring,
 		Filters: filters(id.Site),
 		Handle: func(d session.Delivery) {
 			if !hub.deliver(d) {
@@ -85,7 +91,7 @@ func Open(file string, log *slog.Logger) (*Part, error) {
 // nothing else that policy would let a console read.
 func filters(site string) []string {
 	shown := []wire.Kind{wire.KindCPU, wire.KindRAM, wire.KindNetwork, wire.KindAlert, wire.KindCommand,
-		wire.KindScaling, wire.KindRateLimiting, wire.KindDigest}
+		wire.KindScaling, wire.KindRateLimiting, wire.KindPresence, wire.KindDigest}
 	var all []string
 	for _, k := range shown {
 		all = append(all, wire.Filter(k, site))

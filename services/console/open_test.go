@@ -141,17 +141,17 @@ func TestOpenAndClose(t *testing.T) {
 	}
 }
 
-// The console reads what its views show. Statements, revocations and presence
-// would be its to read too, and it has no use for them yet.
+// The console reads what its views show. Statements and revocations would be its
+// to read too, and it has no use for them yet.
 func TestFilters(t *testing.T) {
 	got := filters("melb")
 	for _, want := range []string{"melb/bank_server/metrics/cpu/+", "melb/bank_server/metrics/ram/+", "melb/bank_server/metrics/network/+", "melb/bank_server/alerts/+",
-		"melb/bank_server/control/command/+/+", "melb/bank_server/status/scaling/+", "melb/bank_server/status/rate_limiting/+", "melb/bank_server/digests/+/+", "public/#"} {
+		"melb/bank_server/control/command/+/+", "melb/bank_server/status/scaling/+", "melb/bank_server/status/rate_limiting/+", "melb/bank_server/status/presence/+", "melb/bank_server/digests/+/+", "public/#"} {
 		if !slices.Contains(got, want) {
 			t.Errorf("%s is missing", want)
 		}
 	}
-	if len(got) != 9 {
+	if len(got) != 10 {
 		t.Errorf("%d filters: %v", len(got), got)
 	}
 }

@@ -79,6 +79,7 @@ type server struct {
 	Dropped   int                `json:"dropped,omitempty"`
 	Unvouched int                `json:"unvouched,omitempty"`
 	Proven    bool               `json:"proven,omitempty"` // some digest has vouched for it
+	Sensor    *standing          `json:"sensor,omitempty"` // where it is connected, if a broker said
 	Points    map[string][]point `json:"points,omitempty"`
 
 	next uint64

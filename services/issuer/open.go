@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"levee/envelope/ownkey"
 	"levee/internal/config"
 	"levee/internal/durable"
 	"levee/internal/issuance"
@@ -122,7 +123,11 @@ func (p *Part) open(settings Settings, bundle *site.Bundle) error {
 		return fmt.Errorf("opening an issuer: %w", err)
 	}
 	p.issuer.Continue(p.journal)
-	p.session, err = session.New(session.Config{Bundle: bundle, Digest: settings.Digest, Log: p.log})
+	ring, err := ownkey.Load(bundle.KeyFile)
+	if err != nil {
+		return fmt.Errorf("opening an issuer: %w", err)
+	}
+	p.session, err = session.New(session.Config{Bundle: bundle, Ring: ring, Digest: settings.Digest, Log: p.log})
 	if err != nil {
 		return err
 	}

@@ -146,7 +146,9 @@ func TestPart(t *testing.T) {
 	recFile := c.bundle(c.holder(rec1, time.Now()), "")
 	recorder, err := site.Open(site.Settings{Bundle: pathOf(recFile), State: pathOf(recFile) + "/state"}, time.Now())
 	c.must(err)
-	listener, err := session.New(session.Config{Bundle: recorder, Log: log.logger(), Filters: []string{wire.Filter(wire.KindRevocations, "melb")},
+	ring, err := keys.Load(recorder.KeyFile)
+	c.must(err)
+	listener, err := session.New(session.Config{Bundle: recorder, Ring: ring, Log: log.logger(), Filters: []string{wire.Filter(wire.KindRevocations, "melb")},
 		Handle: func(d session.Delivery) {
 			var l wire.Revocations
 			if err := wire.DecodeExact(d.Payload, &l); err != nil || d.Proof != session.ProofSignature {

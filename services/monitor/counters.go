@@ -29,6 +29,9 @@ const (
 	Overruled                     // commands whose effect somebody ended
 	Unanswered                    // commands that expired without a status
 	UnsentMessages                // attempts to publish that failed
+	Absent                        // machines that were connected nowhere for a while
+	Back                          // of them those that came back
+	LostPresence                  // words of brokers pushed out of the queue by newer ones
 	countersNumber
 )
 
@@ -55,6 +58,9 @@ var counterNames = [countersNumber]string{
 	Overruled:      "overruled",
 	Unanswered:     "unanswered",
 	UnsentMessages: "unsent_messages",
+	Absent:         "absent",
+	Back:           "back",
+	LostPresence:   "lost_presence",
 }
 
 // String returns the counter's name in logs and metrics.
@@ -71,5 +77,5 @@ type counters [countersNumber]atomic.Uint64
 // are logged as sums, so that it cannot fill a disk.
 var summarised = [...]Counter{
 	Late, RefusedTopic, RefusedServer, RefusedRange, RefusedFull,
-	LostReadings, LostStatuses, RefusedStatus, LostAlerts, UnsentMessages,
+	LostReadings, LostStatuses, RefusedStatus, LostAlerts, UnsentMessages, LostPresence,
 }

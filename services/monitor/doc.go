@@ -21,6 +21,9 @@
 // A silent server (no reading for 60 s) keeps its incident: an attack may be
 // what silences it. Nothing is renewed meanwhile, so what was done lapses.
 //
+// It also says in its log which machines are connected to no broker, as brokers
+// tell. Nothing is judged by that: a broker can say what it likes.
+//
 // It keeps nothing across a restart: an incident that lasts is raised anew, with
 // a new identifier, and answered anew. Commands state what is wanted absolutely,
 // and the controller holds policy's bounds itself, which makes that harmless.

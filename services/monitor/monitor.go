@@ -31,15 +31,17 @@ type Monitor struct {
 	counters counters
 	samples  *queue[sample]
 	reports  *queue[report]
+	words    *queue[word]
 	wake     chan struct{}
 
 	// What follows belongs to Run.
-	detector  *detect.Detector
-	responder *responder
-	alerts    []wire.Alert // not yet sent, the oldest first
-	logged    [countersNumber]uint64
-	unsent    error // the newest since the last summary
-	nextSum   time.Time
+	detector   *detect.Detector
+	responder  *responder
+	attendance *attendance
+	alerts     []wire.Alert // not yet sent, the oldest first
+	logged     [countersNumber]uint64
+	unsent     error // the newest since the last summary
+	nextSum    time.Time
 }
 
 // New checks c and returns a monitor that has seen nothing.
@@ -53,12 +55,14 @@ func New(c Config) (*Monitor, error) {
 		return nil, fmt.Errorf("configuring the monitor: %w", err)
 	}
 	return &Monitor{
-		config:    c,
-		samples:   newQueue[sample](c.Queue),
-		reports:   newQueue[report](maxReports),
-		wake:      make(chan struct{}, 1),
-		detector:  detector,
-		responder: newResponder(c),
+		config:     c,
+		samples:    newQueue[sample](c.Queue),
+		reports:    newQueue[report](maxReports),
+		words:      newQueue[word](maxWords),
+		wake:       make(chan struct{}, 1),
+		detector:   detector,
+		responder:  newResponder(c),
+		attendance: newAttendance(),
 	}, nil
 }
 
@@ -95,6 +99,7 @@ func (m *Monitor) Run(ctx context.Context) error {
 		case <-m.wake:
 			m.takeReports()
 			m.takeSamples()
+			m.takeWords()
 		case <-tick.C:
 			m.tick(time.Now())
 		}
@@ -196,10 +201,12 @@ func (m *Monitor) publish(kind wire.Kind, payload any) bool {
 // alerts that could not be sent.
 func (m *Monitor) tick(now time.Time) {
 	m.sendAlerts()
+	m.attend(now)
 	for _, i := range m.detector.Sweep(now) {
 		m.count(Silenced)
 		m.config.Log.Warn("server fell silent during an incident: nothing is renewed until it speaks",
-			slog.String("server", i.Server), slog.String("metric", i.Metric.String()), slog.String("incident", i.ID.String()))
+			slog.String("server", i.Server), slog.String("metric", i.Metric.String()), slog.String("incident", i.ID.String()),
+			slog.String("sensor", m.attendance.how("sensor/"+i.Server)))
 	}
 	again, unanswered := m.responder.repeat(now)
 	for _, c := range again {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"time"
 
+	"levee/envelope/keys"
 	"levee/internal/bulletin"
 	"levee/internal/config"
 	"levee/internal/metrics"
@@ -72,11 +73,16 @@ func Open(file string, log *slog.Logger) (*Part, error) {
 	if err != nil {
 		return nil, err
 	}
+	ring, err := keys.Load(bundle.KeyFile)
+	if err != nil {
+		return nil, fmt.Errorf("opening a monitor: %w", err)
+	}
 	p := &Part{board: board}
 	p.session, err = session.New(session.Config{
 		Bundle: bundle,
+		Ring:   ring,
 		Filters: []string{wire.Filter(wire.KindCPU, id.Site), wire.Filter(wire.KindRAM, id.Site), wire.Filter(wire.KindNetwork, id.Site),
-			wire.Filter(wire.KindRateLimiting, id.Site), wire.Filter(wire.KindScaling, id.Site), wire.Public},
+			wire.Filter(wire.KindRateLimiting, id.Site), wire.Filter(wire.KindScaling, id.Site), wire.Filter(wire.KindPresence, id.Site), wire.Public},
 		Handle: p.deliver,
 		Digest: settings.Digest,
 		Log:    log,
@@ -164,6 +170,11 @@ func (p *Part) deliver(d session.Delivery) {
 		var m wire.Status
 		if err = wire.Decode(d.Payload, &m); err == nil {
 			p.monitor.ObserveStatus(d.Topic, m)
+		}
+	case wire.KindPresence:
+		var m wire.Presence
+		if m, err = wire.ParsePresence(d.Payload); err == nil {
+			p.monitor.ObservePresence(d.Topic, d.Message.Nonce, m, d.Received)
 		}
 	case wire.KindPublic: // for people's eyes
 		p.board.Show(d.Name, d.Payload, d.Received)

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"levee/envelope/ownkey"
 	"levee/internal/config"
 	"levee/internal/session"
 	"levee/internal/site"
@@ -75,7 +76,11 @@ func Open(file string, log *slog.Logger) (*Part, error) {
 	if role := p.bundle.Identity.Role; role != pki.RoleSensor {
 		return nil, fmt.Errorf("opening a sensor: the bundle is of a %s", role)
 	}
-	p.session, err = session.New(session.Config{Bundle: p.bundle, Digest: p.settings.Digest, Log: log})
+	ring, err := ownkey.Load(p.bundle.KeyFile)
+	if err != nil {
+		return nil, fmt.Errorf("opening a sensor: %w", err)
+	}
+	p.session, err = session.New(session.Config{Bundle: p.bundle, Ring: ring, Digest: p.settings.Digest, Log: log})
 	return p, err
 }
 

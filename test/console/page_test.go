@@ -291,6 +291,18 @@ func senders(t *testing.T, page *browser, s *script) {
 	page.awaitText(t, 10*time.Second, "#banner", "Messages of melb/sensor/web-2 disagree", "Messages of melb/sensor/web-1 do not come whole", "3 open incidents not shown", "Messages are refused (time 7) and no reading comes")
 	page.awaitText(t, 10*time.Second, "#checks", "time 7", "3 open incidents gave up a place", "1 command gave up a place")
 	page.shot(t, "scripted-warnings", false)
+
+	s.say(t, "snapshot", scriptedSnapshot(object{"servers": []object{
+		{"name": "web-1", "seen": ms(0), "proven": true, "sensor": object{"state": "present", "brokers": []string{"b1", "b2"}, "since": ms(time.Hour)}},
+		{"name": "web-2", "seen": ms(time.Minute), "proven": true, "sensor": object{"state": "gone", "since": ms(time.Minute), "reason": "lost"}},
+		{"name": "web-3", "seen": ms(time.Minute), "proven": true, "sensor": object{"state": "gone", "since": ms(time.Minute)}}}}))
+	s.say(t, "beat", scriptedBeat(object{"more_absent": 7, "absent": []object{{"machine": "controller/lb-1", "state": "gone", "since": ms(time.Minute), "reason": "revoked"},
+		{"machine": "sensor/web-2", "state": "gone", "since": ms(time.Minute), "reason": "lost"}, {"machine": "sensor/web-3", "state": "gone", "since": ms(time.Minute)}}}))
+	page.awaitText(t, 10*time.Second, "#banner", "controller lb-1, sensor web-2, sensor web-3 and 7 more connected to no broker.")
+	page.awaitText(t, 10*time.Second, "#servers", "connected at b1, b2 since ", "its sensor is connected nowhere since ", ": lost", ": unseen")
+	page.awaitText(t, 10*time.Second, "#checks", "controller/lb-1 connected nowhere since ", ": revoked.", "sensor/web-3 connected nowhere since ", ": unseen.")
+	uncut(t, page)
+	page.shot(t, "scripted-absent", false)
 }
 
 // bounds: what holds no time is no event, and rows are as many as there may be.

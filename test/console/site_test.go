@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"levee/envelope/ownkey"
 	"levee/internal/config"
 	"levee/internal/provision"
 	"levee/internal/session"
@@ -108,7 +109,11 @@ func (b *bank) sensor(t *testing.T, name string, next func(i int) (cpu, ram floa
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := session.New(session.Config{Bundle: bundle, Digest: 5 * time.Second, Log: slog.New(slog.DiscardHandler)})
+	ring, err := ownkey.Load(bundle.KeyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := session.New(session.Config{Bundle: bundle, Ring: ring, Digest: 5 * time.Second, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

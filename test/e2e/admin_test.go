@@ -59,10 +59,11 @@ func TestAdministration(t *testing.T) {
 		return len(sessions) == 1 && sessions[0].FiltersHeld > 0
 	}
 	await(t, 20*time.Second, "the viewer is connected", connected)
-	if sessions, _ := b.listed(t); len(sessions) != 1 || sessions[0].Identity != viewer || sessions[0].Bytes == 0 {
+	// The broker's own session is one like any other (docs/broker.md, section 3).
+	if sessions, _ := b.listed(t); len(sessions) != 2 || sessions[0].Identity != b.ids[pki.RoleBroker].Sender() || sessions[1].Identity != viewer || sessions[1].Bytes == 0 {
 		t.Errorf("%+v", sessions)
 	}
-	if out, code := b.admin(t, "sessions"); code != 0 || !strings.Contains(out, "IDENTITY") || !strings.Contains(out, viewer) || !strings.Contains(out, "1 sessions") {
+	if out, code := b.admin(t, "sessions"); code != 0 || !strings.Contains(out, "IDENTITY") || !strings.Contains(out, viewer) || !strings.Contains(out, "2 sessions") {
 		t.Errorf("code %d: %s", code, out)
 	}
 	if info, err := os.Lstat(socket); err != nil || info.Mode() != fs.ModeSocket|0o600 {
@@ -85,7 +86,7 @@ func TestAdministration(t *testing.T) {
 	}
 	mark := broker.mark()
 	broker.awaitLog(t, mark, entry{"msg": "connection refused", "reason": "banned"})
-	if sessions, bans := b.listed(t); len(sessions) != 0 || len(bans) != 1 || bans[0].Who != viewer {
+	if sessions, bans := b.listed(t); len(sessions) != 1 || len(bans) != 1 || bans[0].Who != viewer {
 		t.Errorf("%+v, %+v", sessions, bans)
 	}
 	if out, code := b.admin(t, "unban", viewer); code != 0 {

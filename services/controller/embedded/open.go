@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"levee/envelope/keys"
 	"levee/internal/bulletin"
 	"levee/internal/config"
 	"levee/internal/metrics"
@@ -82,8 +83,13 @@ func (p *Part) open(settings Settings, bundle *site.Bundle) (err error) {
 	if p.journal, err = journal.Open(journal.Config{Path: filepath.Join(bundle.State, "journal"), Margin: 2 * bundle.Policy.Skew()}); err != nil {
 		return err
 	}
+	ring, err := keys.Load(bundle.KeyFile)
+	if err != nil {
+		return fmt.Errorf("opening a controller: %w", err)
+	}
 	p.session, err = session.New(session.Config{
 		Bundle:  bundle,
+		Ring:    ring,
 		Filters: []string{wire.Filter(wire.KindCommand, id.Site), wire.Public},
 		Handle:  p.deliver,
 		Digest:  settings.Digest,

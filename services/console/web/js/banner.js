@@ -47,6 +47,8 @@ function cautions(model, now, recent) {
   const partial = [...new Set(recent.filter((n) => n.outcome === "incomplete").map((n) => n.sender))];
   if (partial.length > 0) said.push(`Messages of ${some(partial)} do not come whole, digest after digest: somebody may be withholding some.`);
   if (model.beat.crowded_alerts > 0) said.push(`${plural(model.beat.crowded_alerts, "open incident")} not shown: there are too many.`);
+  const absent = (model.beat.absent ?? []).map((m) => m.machine.replace("/", " "));
+  if (absent.length > 0) said.push(`${some(absent, model.beat.more_absent)} connected to no broker.`);
   if (quiet.length > 0) said.push(`${some(quiet)} silent for more than ${late / 1000} s.`);
   return said;
 }
@@ -79,7 +81,7 @@ function describe(model, now) {
 }
 
 const capital = (s) => s.charAt(0).toUpperCase() + s.slice(1);
-const some = (names) => (names.length <= 3 ? names.join(", ") : `${names.slice(0, 3).join(", ")} and ${names.length - 3} more`);
+const some = (names, further = 0) => (names.length + further <= 3 ? names.join(", ") : `${names.slice(0, 3).join(", ")} and ${names.length + further - 3} more`);
 
 export class Banner {
   constructor() {
@@ -131,6 +133,7 @@ export function checks(model) {
   const refused = Object.entries(b.refusals ?? {});
   if (refused.length > 0) said.push(`Refused messages: ${refused.map(([reason, n]) => `${reason.replaceAll("_", " ")} ${n}`).join(", ")}.`);
   for (const n of (b.notices ?? []).slice(-3)) said.push(`${clock(n.received)} digest of ${n.sender} ${n.outcome}, messages ${n.first} to ${n.last}${n.count > 1 ? `, and ${count(n.count - 1)} before` : ""}.`);
+  for (const m of (b.absent ?? []).slice(0, 5)) said.push(`${m.machine} connected nowhere since ${clock(m.since)}: ${m.reason || "unseen"}.`);
   if (b.lost > 0) said.push(`${plural(b.lost, "message")} came faster than they could be checked.`);
   if (b.more_servers > 0) said.push(`${plural(b.more_servers, "reading")} of further servers not shown.`);
   if (b.skipped > 0) said.push(`${plural(b.skipped, "reading")} came too fast and ${b.skipped === 1 ? "is" : "are"} not shown.`);

@@ -17,7 +17,7 @@ export class Model {
     this.commands = new Map();
     this.public = [];
     this.unshown = 0;
-    this.beat = { online: false, since: 0, refusals: {}, notices: [], monitors: [], more_servers: 0, skipped: 0, crowded_alerts: 0, crowded_commands: 0, unsaid: 0 };
+    this.beat = { online: false, since: 0, refusals: {}, notices: [], monitors: [], more_servers: 0, skipped: 0, crowded_alerts: 0, crowded_commands: 0, unsaid: 0, absent: [], more_absent: 0 };
     this.refused = Infinity;      // messages, in all
     this.refusedAt = -Infinity;   // when they were seen to grow
     this.revision = 0; // grows with every change

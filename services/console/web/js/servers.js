@@ -2,7 +2,7 @@
 // a table for the others.
 
 import { byId, el, rows, say, show, state } from "./dom.js";
-import { age, count, marks, metrics } from "./words.js";
+import { age, clock, count, marks, metrics } from "./words.js";
 import { Chart, span } from "./chart.js";
 import { ahead } from "./model.js";
 
@@ -28,6 +28,7 @@ class Server {
     this.name = name;
     this.title = el("h3", { "data-name": name }, name);
     this.seen = el("span", { className: "seen" });
+    this.link = el("span", { className: "link" });
     this.proof = el("span", { className: "proof" });
     this.metrics = {};
     const row = el("div", { className: "metrics" });
@@ -42,7 +43,7 @@ class Server {
       metric.chart = new Chart(plot, kind, (at, v) => { metric.hovered = at === null || v.some((x) => x == null) ? null : [at, v]; });
       this.metrics[kind] = metric;
     }
-    this.element = el("article", { className: "server" }, el("header", {}, this.title, this.seen, this.proof), row);
+    this.element = el("article", { className: "server" }, el("header", {}, this.title, this.seen, this.link, this.proof), row);
     this.drawn = 0;
     this.revision = -1;
   }
@@ -53,6 +54,9 @@ class Server {
     const old = view.old || silent(s, view.now);
     state(this.element, old ? "old" : "live");
     say(this.seen, s.seen - view.now > ahead ? "last seen in the future: a clock was set back" : old ? `silent for ${age(view.now - s.seen)}` : s.syn_method === "estimate" ? "its SYN counts are estimates" : "");
+    const link = linkOf(s.sensor);
+    state(this.link, link.state);
+    say(this.link, link.text);
     const proof = proofOf(s, view.now);
     state(this.proof, proof.state);
     say(this.proof, proof.text);
@@ -93,6 +97,15 @@ class Server {
   remove() {
     for (const m of Object.values(this.metrics)) m.chart.remove();
     this.element.remove();
+  }
+}
+
+// linkOf says where a server's sensor is connected, as brokers tell.
+function linkOf(s) {
+  switch (s?.state) {
+    case "present": return { state: "good", text: `connected at ${s.brokers.join(", ")} since ${clock(s.since)}` };
+    case "gone": return { state: "bad", text: `✕ its sensor is connected nowhere since ${clock(s.since)}: ${s.reason || "unseen"}` };
+    default: return { state: "wait", text: "" };
   }
 }
 
