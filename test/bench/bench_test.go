@@ -36,7 +36,7 @@ var (
 var bin string
 
 func TestMain(m *testing.M) {
-	os.Exit(processes.Run(m, func(dir string) { bin = dir }, "levee-broker", "test/bench/mochi", "test/bench/profiled", "test/bench/attacker"))
+	os.Exit(processes.Run(m, func(dir string) { bin = dir }, "levee-broker", "test/bench/mochi", "test/bench/profiled", "test/bench/attacker", "test/bench/fleet"))
 }
 
 // TestBrokersDeliver keeps the harness alive: one short turn for each broker. No

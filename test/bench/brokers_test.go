@@ -38,6 +38,9 @@ type plan struct {
 	// fast is a policy that lets sensors send as fast as the benchmark wants: what is
 	// judged of each message stays the same. Else the default is in force.
 	fast bool
+	// together lets one address hold as many connections as all may: it stands for
+	// the addresses of many. Nobody backfills: there is no recorder to acknowledge.
+	together bool
 }
 
 // bankSite is one provisioned site: sensors, one monitor, one broker, guests.
@@ -93,8 +96,17 @@ func newSite(t testing.TB, p plan) *bankSite {
 			s.guests = append(s.guests, id)
 		}
 	}
-	if p.fast {
-		s.raiseRates(t, inv)
+	switch {
+	case p.fast:
+		s.rewrite(t, inv, map[string]string{
+			`\bmessages_per_second: \d+`: "messages_per_second: 100000", `\bburst: \d+`: "burst: 100000",
+			`\bbytes_per_second: \d+`: "bytes_per_second: 100000000", `\bconnects: \d+`: "connects: 100000",
+		})
+	case p.together:
+		s.rewrite(t, inv, map[string]string{
+			`\baddress_connections: \d+`: "address_connections: 16384", `\baddress_pending: \d+`: "address_pending: 512",
+			`\bfailures: \d+`: "failures: 100000", `(?m)^.*/backfill/.*\n`: "",
+		})
 	}
 	s.trust, err = site.OpenTrust(site.Settings{Bundle: config.Path(s.layout.Bundle(s.broker)), Evaluation: true}, time.Now())
 	if err != nil {
@@ -106,16 +118,13 @@ func newSite(t testing.TB, p plan) *bankSite {
 	return s
 }
 
-// raiseRates replaces the policy.
-func (s *bankSite) raiseRates(t testing.TB, inv provision.Inventory) {
+// rewrite replaces the policy by the default one with other figures.
+func (s *bankSite) rewrite(t testing.TB, inv provision.Inventory, figures map[string]string) {
 	t.Helper()
 	policy := filepath.Join(s.layout.Authority(), siteName, site.FilePolicy)
 	text := string(policies.Default())
-	for old, raised := range map[string]string{
-		`messages_per_second: \d+`: "messages_per_second: 100000", `burst: \d+`: "burst: 100000",
-		`bytes_per_second: \d+`: "bytes_per_second: 100000000", `connects: \d+`: "connects: 100000",
-	} {
-		text = regexp.MustCompile(`\b`+old).ReplaceAllString(text, raised)
+	for old, raised := range figures {
+		text = regexp.MustCompile(old).ReplaceAllString(text, raised)
 	}
 	if err := os.WriteFile(policy, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -147,7 +156,16 @@ func (s *bankSite) brokers(t testing.TB) []broker {
 // levee runs a levee broker with every check.
 func (s *bankSite) levee(t testing.TB, name, binary string) broker {
 	t.Helper()
-	bundle, address := filepath.Join(t.TempDir(), "bundle"), freePort(t)
+	address, cmd := s.prepare(t, name, binary)
+	return s.start(t, name, address, cmd())
+}
+
+// prepare returns the command that runs a levee broker, as often as it is asked
+// for, and where that listens.
+func (s *bankSite) prepare(t testing.TB, name, binary string) (address string, cmd func() *exec.Cmd) {
+	t.Helper()
+	bundle := filepath.Join(t.TempDir(), "bundle")
+	address = freePort(t)
 	if out, err := exec.Command("cp", "-a", s.layout.Bundle(s.broker), bundle).CombinedOutput(); err != nil { // a state of its own, and modes as they are
 		t.Fatalf("%v: %s", err, out)
 	}
@@ -160,12 +178,14 @@ func (s *bankSite) levee(t testing.TB, name, binary string) broker {
 	if err := os.WriteFile(file, []byte(changed), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(binary, "--config", file)
-	if *profile != "" && name == "levee" {
-		cmd = exec.Command(filepath.Join(bin, "profiled"), "--config", file)
+	return address, func() *exec.Cmd {
+		if *profile == "" || name != "levee" {
+			return exec.Command(binary, "--config", file)
+		}
+		cmd := exec.Command(filepath.Join(bin, "profiled"), "--config", file)
 		cmd.Env = append(os.Environ(), "LEVEE_BENCH_PROFILE="+filepath.Join(*profile, name+".pprof"))
+		return cmd
 	}
-	return s.start(t, name, address, cmd)
 }
 
 // mochi runs the bare library.
