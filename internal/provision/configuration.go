@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/mod/sumdb/note"
 
+	"levee/internal/records"
 	"levee/pki"
 	"levee/pki/ca"
 )
@@ -55,7 +56,7 @@ func (l Layout) configuration(inv Inventory, s Site, id pki.Identity) ([]byte, e
 		"Identity": id, "State": state, "Watermark": watermark, "Evaluation": inv.Evaluation, "Site": s,
 		"Renews": len(s.Issuers) > 0 && id.Role != pki.RoleIssuer, // an issuer renews its own
 		"Issuer": s.issuer(), "Lifetime": inv.lifetime(pki.ClassMachine), "Sealed": keyState(filepath.Join(bundle, FileIssuing+".key")) == KeySealed,
-		"Broker": s.broker(id.Name), "Monitor": s.monitor(id.Name), "Pools": s.pools(id.Name), "Console": s.console(id.Name), "Origin": logOrigin(id),
+		"Broker": s.broker(id.Name), "Monitor": s.monitor(id.Name), "Pools": s.pools(id.Name), "Console": s.console(id.Name), "Witnesses": inv.witnesses(s),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("writing configuration: %w", err)
@@ -114,13 +115,15 @@ func (s Site) address(id pki.Identity) string {
 		return s.broker(id.Name).Address
 	case pki.RoleIssuer:
 		return s.issuer().Address
+	case pki.RoleRecorder:
+		return s.Log.Address
 	default:
 		return ""
 	}
 }
 
 // names returns what a server's certificate says beside its identity: the
-// address that others dial, and the site's host, by which they verify it.
+// address that others dial, and the host by which they verify it.
 func (s Site) names(id pki.Identity) (names ca.Names) {
 	host, _, err := net.SplitHostPort(s.address(id))
 	if err != nil { // none, or not one: Check has seen it
@@ -131,8 +134,12 @@ func (s Site) names(id pki.Identity) (names ca.Names) {
 	} else {
 		names.DNS = []string{host}
 	}
-	if !slices.Contains(names.DNS, id.Host()) {
-		names.DNS = append(names.DNS, id.Host())
+	own := id.Host()
+	if id.Role == pki.RoleRecorder {
+		own = records.LogHost(own)
+	}
+	if !slices.Contains(names.DNS, own) {
+		names.DNS = append(names.DNS, own)
 	}
 	return names
 }

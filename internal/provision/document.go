@@ -110,6 +110,9 @@ func (r *run) want(d *deployer, s Site, ids []pki.Identity) (site.Document, erro
 	for _, b := range s.Brokers {
 		doc.Brokers = append(doc.Brokers, site.Broker{Name: b.Name, Address: b.Address})
 	}
+	if err := r.wantWitnesses(s, &doc); err != nil {
+		return site.Document{}, err
+	}
 	for _, id := range ids {
 		switch id.Role {
 		// Receivers want the first two pinned. An issuer's lists are believed from

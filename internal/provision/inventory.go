@@ -11,6 +11,7 @@ import (
 
 	"levee/internal/config"
 	"levee/internal/issuance"
+	"levee/internal/records"
 	"levee/pki"
 )
 
@@ -56,6 +57,9 @@ type Site struct {
 	Monitors    []Monitor      `yaml:"monitors"`
 	Controllers []Controller   `yaml:"controllers"`
 	Recorder    string         `yaml:"recorder"` // the name of the site's one recorder
+	// Log is where the recorder shows its log and witnesses other sites'; without
+	// one the site takes no part in that.
+	Log Log `yaml:"log,omitempty"`
 	// Issuers renew the machines' certificates while the site runs: one, or none.
 	Issuers  []Issuer  `yaml:"issuers,omitempty"`
 	Consoles []Console `yaml:"consoles,omitempty"`
@@ -107,6 +111,15 @@ type Issuer struct {
 	Address string `yaml:"address"` // host:port that others dial
 }
 
+// Log is a site's log as others see it.
+type Log struct {
+	Listen  string `yaml:"listen"`  // host:port to bind
+	Address string `yaml:"address"` // host:port that others dial
+	// Witnesses is how many of the other sites' must have cosigned a checkpoint;
+	// 0 is more than half of them.
+	Witnesses int `yaml:"witnesses,omitempty"`
+}
+
 // Guest is anything else that may connect: it reads and writes public topics.
 type Guest struct {
 	Name string `yaml:"name"`
@@ -143,6 +156,9 @@ func (inv Inventory) Check() error {
 		seen[s.Name] = true
 		if err := s.check(inv.TrustDomain); err != nil {
 			return fmt.Errorf("inventory: site %q: %w", s.Name, err)
+		}
+		if others := len(inv.witnesses(s)); s.Log.Witnesses < 0 || s.Log.Witnesses > others {
+			return fmt.Errorf("inventory: site %q: log: %d witnesses are needed, and %d other sites have a log", s.Name, s.Log.Witnesses, others)
 		}
 	}
 	return nil
@@ -183,19 +199,30 @@ func (s Site) check(trustDomain string) error {
 		if i.Name == issuance.Deployer {
 			return fmt.Errorf("issuer %q: the deployer's journal has that name", i.Name)
 		}
-		if err := s.checkServer(i.Listen, i.Address, trustDomain); err != nil {
+		if err := s.checkServer(i.Listen, i.Address, s.host(trustDomain)); err != nil {
 			return fmt.Errorf("issuer %q: %w", i.Name, err)
 		}
 		addresses[i.Address] = true
 	}
 	for _, b := range s.Brokers {
-		if err := s.checkServer(b.Listen, b.Address, trustDomain); err != nil {
+		if err := s.checkServer(b.Listen, b.Address, s.host(trustDomain)); err != nil {
 			return fmt.Errorf("broker %q: %w", b.Name, err)
 		}
 		if addresses[b.Address] {
 			return fmt.Errorf("broker %q: another broker has the address %s, or the issuer has it", b.Name, b.Address)
 		}
 		addresses[b.Address] = true
+	}
+	if s.Log != (Log{}) {
+		if s.Recorder == "" {
+			return errors.New("log: it has no recorder")
+		}
+		if err := s.checkServer(s.Log.Listen, s.Log.Address, records.LogHost(s.host(trustDomain))); err != nil {
+			return fmt.Errorf("log: %w", err)
+		}
+		if addresses[s.Log.Address] {
+			return fmt.Errorf("log: a broker or the issuer has the address %s", s.Log.Address)
+		}
 	}
 	for _, c := range s.Consoles {
 		if err := checkLoopback(c.Listen); err != nil {
@@ -205,8 +232,14 @@ func (s Site) check(trustDomain string) error {
 	return s.checkPools()
 }
 
-// checkServer wants an address that the server's certificate can carry.
-func (s Site) checkServer(listen, address, trustDomain string) error {
+// host is that of the site's machines.
+func (s Site) host(trustDomain string) string {
+	return pki.Authority{TrustDomain: trustDomain, Site: s.Name, Class: pki.ClassMachine}.Host()
+}
+
+// checkServer wants an address that the server's certificate can carry: own is
+// the name by which others verify it.
+func (s Site) checkServer(listen, address, own string) error {
 	if _, err := splitAddress(listen); err != nil {
 		return err
 	}
@@ -214,12 +247,12 @@ func (s Site) checkServer(listen, address, trustDomain string) error {
 	if err != nil {
 		return err
 	}
-	if host == (pki.Authority{TrustDomain: trustDomain, Site: s.Name, Class: pki.ClassMachine}).Host() {
+	if host == own {
 		return nil
 	}
 	ip, err := netip.ParseAddr(host)
 	if err != nil || !slices.ContainsFunc(s.Networks, func(n netip.Prefix) bool { return n.Contains(ip) }) {
-		return fmt.Errorf("%q is neither an address within the site's networks nor the site's own host", host)
+		return fmt.Errorf("%q is neither an address within the site's networks nor the site's own host for it, %s", host, own)
 	}
 	return nil
 }

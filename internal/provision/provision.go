@@ -145,6 +145,13 @@ func (c Config) run(now time.Time, dry bool) *run {
 	return &run{Layout: Layout{Dir: c.Dir}, config: c, now: now, dry: dry, asked: make(map[Secret]seal.Passphrase)}
 }
 
+// opened is a site whose bundles are there, but for their site documents.
+type opened struct {
+	deployer *deployer
+	site     Site
+	ids      []pki.Identity
+}
+
 func (r *run) walk() (*Result, error) {
 	inv := r.config.Inventory
 	if err := inv.Check(); err != nil {
@@ -158,6 +165,7 @@ func (r *run) walk() (*Result, error) {
 		return r.result(nil), err
 	}
 	var all []pki.Identity
+	var open []opened
 	for _, s := range inv.Sites {
 		ids := s.identities(inv.TrustDomain)
 		d, err := r.openSite(root, verifier, s)
@@ -185,9 +193,13 @@ func (r *run) walk() (*Result, error) {
 				return nil, err
 			}
 		}
-		err = r.distribute(d, s, ids)
+		open = append(open, opened{d, s, ids})
+	}
+	// Only now: the documents name keys of other sites.
+	for _, o := range open {
+		err := r.distribute(o.deployer, o.site, o.ids)
 		if err != nil {
-			err = fmt.Errorf("site %s: %w", s.Name, err)
+			err = fmt.Errorf("site %s: %w", o.site.Name, err)
 		}
 		if err := r.noted(err); err != nil {
 			return nil, err
@@ -243,6 +255,9 @@ func (r *run) prepare(d *deployer, s Site, id pki.Identity) error {
 	case pki.RoleRecorder:
 		files[records.FileSums] = records.Sums(files)
 		if err := r.openLogKey(d, id); err != nil {
+			return err
+		}
+		if err := r.openWitnessKey(s, id); err != nil {
 			return err
 		}
 	case pki.RoleIssuer:
@@ -312,7 +327,7 @@ func (r *run) openLogKey(d *deployer, id pki.Identity) error {
 		return drift(path, "it is gone, and the site's log has a key already, %q: put that one back", d.current.document.LogKey)
 	}
 	return r.createMissing(path, secret, func() ([]byte, error) {
-		signing, _, err := note.GenerateKey(rand.Reader, logOrigin(id))
+		signing, _, err := note.GenerateKey(rand.Reader, records.LogOrigin(id))
 		return []byte(signing + "\n"), err
 	})
 }
@@ -341,6 +356,3 @@ func (d *deployer) bundleKeys(id pki.Identity) ([]byte, error) {
 	}
 	return keys.EncodeBundle(own, granted...), nil
 }
-
-// logOrigin names a site's log: its recorder's identity, without the scheme.
-func logOrigin(id pki.Identity) string { return id.Host() + "/" + string(id.Role) + "/" + id.Name }

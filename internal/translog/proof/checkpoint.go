@@ -46,6 +46,9 @@ func CheckpointText(origin string, tree tlog.Tree) string {
 		base64.StdEncoding.EncodeToString(tree.Hash[:]) + "\n"
 }
 
+// ErrNotSigned says that a checkpoint lacks a good signature of its log.
+var ErrNotSigned = errors.New("it is not signed with this log's key")
+
 // OpenCheckpoint checks that raw is a checkpoint of the log named by v, signed
 // with its key. Signatures by other keys are left to whoever knows those keys.
 func OpenCheckpoint(raw []byte, v note.Verifier) (Checkpoint, error) {
@@ -53,8 +56,9 @@ func OpenCheckpoint(raw []byte, v note.Verifier) (Checkpoint, error) {
 		return Checkpoint{}, fmt.Errorf("reading checkpoint: longer than %d bytes", maxNote)
 	}
 	n, err := note.Open(raw, note.VerifierList(v))
-	if unsigned := (*note.UnverifiedNoteError)(nil); errors.As(err, &unsigned) {
-		return Checkpoint{}, errors.New("reading checkpoint: it is not signed with this log's key")
+	unsigned, invalid := (*note.UnverifiedNoteError)(nil), (*note.InvalidSignatureError)(nil)
+	if errors.As(err, &unsigned) || errors.As(err, &invalid) {
+		return Checkpoint{}, fmt.Errorf("reading checkpoint: %w", ErrNotSigned)
 	}
 	if err != nil {
 		return Checkpoint{}, fmt.Errorf("reading checkpoint: %w", err)
