@@ -48,10 +48,10 @@ func load(t *testing.T) map[string]pkg {
 // layer, what peers allows.
 var layers = [][]string{
 	{"internal/clocks", "internal/durable", "internal/wire", "envelope/replay", "internal/translog/proof", "internal/translog/leaf", "pki", "pki/ca"},
-	{"internal/enrol", "internal/renewal", "envelope", "envelope/keys", "pki/revocation"},
+	{"internal/enrol", "internal/renewal", "envelope", "envelope/keys", "envelope/ownkey", "pki/revocation"},
 	{"policies"},
-	{"internal/config", "internal/issuance", "internal/site"},
-	{"internal/brokeradmin", "internal/bulletin", "internal/confirm", "internal/feed", "internal/metrics", "internal/records", "internal/session", "internal/translog"},
+	{"internal/config", "internal/issuance", "internal/siem", "internal/site", "internal/spool"},
+	{"internal/brokeradmin", "internal/bulletin", "internal/confirm", "internal/feed", "internal/metrics", "internal/presence", "internal/records", "internal/session", "internal/translog"},
 	{"services/broker", "services/sensor", "services/monitor", "services/controller", "services/recorder", "services/console", "services/issuer"},
 	{"internal/audit", "internal/watch", "internal/drill", "internal/daemon", "internal/export", "internal/provision"},
 	{"internal/stack"},
@@ -100,10 +100,12 @@ func TestImportsPointDown(t *testing.T) {
 var peers = map[string][]string{
 	"pki":              {"internal/durable"},
 	"pki/ca":           {"pki"},
-	"envelope/keys":    {"envelope"},
+	"envelope/keys":    {"envelope", "envelope/ownkey"},
+	"envelope/ownkey":  {"envelope"},
 	"pki/revocation":   {"envelope"}, // a list is a signed message
 	"internal/renewal": {"internal/enrol"},
 	"internal/site":    {"internal/config"},
+	"internal/siem":    {"internal/config"},
 	"internal/feed":    {"internal/confirm", "internal/session"},
 }
 
@@ -151,6 +153,10 @@ func TestLibrariesHaveOneOwner(t *testing.T) {
 // mustNotLink says what a binary must not contain, however indirectly.
 var mustNotLink = []struct{ binary, linked, reason string }{
 	{"cmd/levee-broker", "levee/envelope/keys", "a captured broker must hold no code that derives senders' keys"},
+	{"cmd/levee-sensor", "levee/envelope/keys", "a sensor seals with its own key and judges nobody"},
+	{"cmd/levee-console", "levee/envelope/keys", "a console holds no key but its own, and shows what the broker passes as unverified until it is signed for"},
+	{"cmd/levee-issuer", "levee/envelope/keys", "an issuer holds no key but its own"},
+	{"cmd/levee-monitor", "levee/envelope/keys", ""},
 	{"cmd/levee-broker", "levee/pki/ca", "a broker issues nothing"},
 	{"cmd/levee-broker", "levee/internal/translog", "a broker records nothing"},
 	{"cmd/levee-sensor", "levee/pki/ca", "a sensor issues nothing"},
@@ -162,6 +168,7 @@ var mustNotLink = []struct{ binary, linked, reason string }{
 	{"cmd/levee-controller", "levee/services/monitor", "a controller judges commands, not readings"},
 	{"cmd/levee-monitor", "levee/services/controller", "a monitor does not act"},
 	{"cmd/levee-recorder", "levee/services/broker", "a recorder is no broker"},
+	{"internal/siem", "levee/internal/session", "what delivers to others' systems reads no message of ours"},
 	{"cmd/levee-console", "levee/pki/ca", "a console issues nothing"},
 	{"cmd/levee-console", "levee/services/broker", "a console is no broker"},
 	{"cmd/levee-console", "levee/services/monitor", "a console shows judgements and makes none"},
@@ -175,6 +182,8 @@ var mustNotLink = []struct{ binary, linked, reason string }{
 	{"internal/issuance", "levee/pki/ca", "who verifies what was issued issues nothing"},
 	{"internal/audit", "github.com/transparency-dev/tessera", "auditors verify with a second implementation"},
 	{"internal/audit", "levee/internal/translog/proof", ""},
+	{"internal/translog/witness", "github.com/transparency-dev/tessera", "a witness shares no code with the writer of the logs that it watches"},
+	{"internal/translog/witness", "levee/internal/translog/proof", ""},
 	{"internal/audit", "levee/pki/revocation", "auditors judge a message as of its time: what is revoked later changes nothing"},
 }
 

@@ -7,9 +7,11 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
+	"levee/envelope/keys"
 	"levee/internal/config"
 	"levee/internal/enrol"
 	"levee/internal/metrics"
@@ -27,8 +29,12 @@ import (
 type Part struct {
 	session      *session.Session
 	journals     *journals.Importer
+	witnessing   *witnessing
+	outward      *outward // nil: there is no SIEM
 	metrics      *metrics.Server
-	segments     string // their directory
+	settings     records.Settings
+	site         string
+	figures      *Figures
 	transparency translog.Config
 	recorder     *Recorder // made by Run, before the session runs
 	log          *slog.Logger
@@ -45,22 +51,46 @@ func Open(file string, log *slog.Logger) (*Part, error) {
 	if err := createOnce(filepath.Join(string(settings.Bundle), records.FileNewLog), transparency); err != nil {
 		return nil, err
 	}
-	p := &Part{segments: settings.Segments(), transparency: transparency, log: log}
-	if p.journals, err = newImporter(settings, bundle, log); err != nil {
+	if settings.Retention != 0 && settings.Retention < records.LeastRetention {
+		return nil, fmt.Errorf("opening a recorder: retention: %s is less than %s", settings.Retention, records.LeastRetention)
+	}
+	outward, err := openOutward(settings.SIEM, bundle.Identity, log)
+	if err != nil {
+		return nil, fmt.Errorf("opening a recorder: %w", err)
+	}
+	// Errors are told of, but for the session's: what it refuses is told as that.
+	transparency.Log = outward.logger(log)
+	p := &Part{settings: settings, site: bundle.Identity.Site, figures: new(Figures), transparency: transparency, outward: outward, log: transparency.Log}
+	if p.journals, err = newImporter(settings, bundle, p.log); err != nil {
 		return nil, err
+	}
+	ring, err := keys.Load(bundle.KeyFile)
+	if err != nil {
+		return nil, fmt.Errorf("opening a recorder: %w", err)
 	}
 	p.session, err = session.New(session.Config{
 		Bundle:  bundle,
+		Ring:    ring,
 		Filters: filters(bundle.Identity.Site),
 		Handle:  func(d session.Delivery) { p.recorder.Deliver(d) },
+		Refused: func(r session.Refusal) { p.recorder.Refuse(r) },
+		Acks:    ring,
 		Log:     log,
 	})
 	if err != nil {
 		return nil, err
 	}
-	p.metrics, err = metrics.Open(metrics.Config{Listen: settings.MetricsListen, Source: p.session, More: p.journals.Metrics(), Log: log})
-	if err != nil {
+	verifier := bundle.Verifier
+	if revoked := p.session.Revocations(); revoked != nil {
+		verifier = verifier.WithRevocations(revoked)
+	}
+	if p.witnessing, err = openWitnessing(settings, bundle, verifier, transparency); err != nil {
 		return nil, errors.Join(err, p.session.Close())
+	}
+	p.metrics, err = metrics.Open(metrics.Config{Listen: settings.MetricsListen, Source: p.session,
+		More: slices.Concat(p.journals.Metrics(), p.figures.Metrics(), p.witnessing.families(), outward.families()), Log: log})
+	if err != nil {
+		return nil, errors.Join(err, p.witnessing.close(), p.session.Close())
 	}
 	return p, nil
 }
@@ -80,25 +110,33 @@ func newImporter(settings records.Settings, bundle *site.Bundle, log *slog.Logge
 	return journals.New(c)
 }
 
-// filters are everything that is sealed, but acknowledgements and backfill,
-// which this version does not exchange.
+// filters are everything that is sealed, but acknowledgements.
 func filters(site string) []string {
 	var all []string
 	for _, k := range []wire.Kind{wire.KindCPU, wire.KindRAM, wire.KindNetwork, wire.KindAlert, wire.KindCommand, wire.KindScaling,
-		wire.KindRateLimiting, wire.KindPresence, wire.KindStatements, wire.KindRevocations, wire.KindDigest} {
+		wire.KindRateLimiting, wire.KindPresence, wire.KindStatements, wire.KindRevocations, wire.KindDigest, wire.KindBackfill} {
 		all = append(all, wire.Filter(k, site))
 	}
 	return all
 }
 
 // Close releases what Open opened, for a part that will not run.
-func (p *Part) Close() error { return errors.Join(p.metrics.Close(), p.session.Close()) }
+func (p *Part) Close() error {
+	return errors.Join(p.metrics.Close(), p.witnessing.close(), p.session.Close())
+}
 
 // Run keeps messages until ctx ends. The recorder outlives its session, so that
 // everything received is kept.
-func (p *Part) Run(ctx context.Context) error { return p.metrics.Around(ctx, p.run) }
+func (p *Part) Run(ctx context.Context) error {
+	return p.outward.around(ctx, func(ctx context.Context) error {
+		return p.metrics.Around(ctx, func(ctx context.Context) error { return p.witnessing.around(ctx, p.run) })
+	})
+}
 
 func (p *Part) run(ctx context.Context) (err error) {
+	if err := p.witnessing.ask(ctx); err != nil {
+		return errors.Join(err, p.session.Close())
+	}
 	transparency, err := translog.Open(ctx, p.transparency)
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		return p.session.Close() // asked to stop before it had begun
@@ -112,7 +150,11 @@ func (p *Part) run(ctx context.Context) (err error) {
 		return errors.Join(err, p.session.Close())
 	}
 	defer func() { err = errors.Join(err, segments.Close()) }()
-	if p.recorder, err = New(Config{Transparency: transparency, Segments: segments, Log: p.log}); err != nil {
+	logged := p.outward.log(transparency)
+	if p.recorder, err = p.restore(ctx, logged, segments); err != nil {
+		if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+			err = nil
+		}
 		return errors.Join(err, p.session.Close())
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -120,19 +162,25 @@ func (p *Part) run(ctx context.Context) (err error) {
 	keeping, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	var (
-		running sync.WaitGroup
-		failure error
+		running      sync.WaitGroup
+		failure      error
+		contradicted error
 	)
 	running.Go(func() {
 		defer cancel() // what cannot be kept must not be received either
 		failure = p.recorder.Run(keeping)
 	})
-	running.Go(func() { p.journals.Run(ctx, transparency) })
+	running.Go(func() { p.journals.Run(ctx, logged) })
+	running.Go(func() {
+		if contradicted = p.witnessing.run(ctx, transparency); contradicted != nil {
+			cancel() // what it records belongs to no log
+		}
+	})
 	err = p.session.Run(ctx)
 	cancel()
 	stop()
 	running.Wait()
-	return errors.Join(err, failure)
+	return errors.Join(err, failure, contradicted)
 }
 
 // load reads the configuration file and what it names.
@@ -158,10 +206,25 @@ func load(file string, log *slog.Logger) (settings records.Settings, bundle *sit
 }
 
 func (p *Part) openSegments() (*segment.Writer, error) {
-	if err := os.MkdirAll(p.segments, 0o700); err != nil {
+	if err := os.MkdirAll(p.settings.Segments(), 0o700); err != nil {
 		return nil, err
 	}
-	return segment.OpenWriter(segment.Config{Dir: p.segments, Log: p.log})
+	return segment.OpenWriter(segment.Config{Dir: p.settings.Segments(), Log: p.log})
+}
+
+// restore makes the recorder, which knows what is held.
+func (p *Part) restore(ctx context.Context, transparency journals.Log, segments *segment.Writer) (*Recorder, error) {
+	head, err := transparency.Checkpoint(ctx) // of everything that a crash left in the tree
+	if err != nil {
+		return nil, err
+	}
+	held, err := Restore(ctx, Restoring{Note: p.settings.Held(), Segments: p.settings.Segments(), Records: p.settings.Log(),
+		Size: head.Tree.N, Transparency: transparency, Logger: p.log})
+	if err != nil {
+		return nil, err
+	}
+	return New(Config{Site: p.site, Transparency: transparency, Segments: segments, Session: p.session, Held: held, Note: p.settings.Held(),
+		Retention: p.settings.Retention, Deletions: p.settings.Deletions(), Figures: p.figures, Evidence: p.outward.evidence(), Log: p.log})
 }
 
 // closeTimeout bounds what closing the log may take: what waits is written and

@@ -16,7 +16,6 @@ import (
 	"levee/internal/provision"
 	"levee/internal/records"
 	"levee/internal/translog"
-	"levee/internal/wire"
 	"levee/pki"
 	"levee/policies"
 )
@@ -367,8 +366,8 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// The recorder asks for all that is sealed and that policy lets it read, but
-// for what it does not exchange yet, and for nothing that is public.
+// The recorder asks for all that is sealed and that policy lets it read, and for
+// nothing that is public.
 func TestFilters(t *testing.T) {
 	t.Parallel()
 	policy, err := policies.Parse(policies.Default())
@@ -377,7 +376,7 @@ func TestFilters(t *testing.T) {
 	}
 	asked := filters("melb")
 	for _, f := range policy.Rights(pki.Identity{Site: "melb", Role: pki.RoleRecorder, Name: "rec-1"}).Subscriptions() {
-		if got, want := slices.Contains(asked, f), !strings.HasPrefix(f, "public") && f != wire.Filter(wire.KindBackfill, "melb"); got != want {
+		if got, want := slices.Contains(asked, f), !strings.HasPrefix(f, "public"); got != want {
 			t.Errorf("%s: asked for %v", f, got)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -26,10 +27,59 @@ type disk struct {
 	synced  int // of written
 	batches [][]leaf.Leaf
 	order   []string // "sync" and "log", as they came
+	logged  uint64
 
 	appendErr, syncErr, logErr error
 	slow                       time.Duration // that the log takes
 	ctx                        context.Context
+	pruned                     []time.Time
+
+	// What stands for the session.
+	acks    []ack
+	opened  func(raw []byte, by session.Delivery) (session.Delivery, error)
+	content int // deliveries that were refused for what they carry
+	ackErr  error
+}
+
+// ack is an acknowledgement that was sent.
+type ack struct {
+	Peer string
+	wire.Ack
+}
+
+func (d *disk) Acknowledge(peer envelope.KeyID, a wire.Ack) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.ackErr == nil {
+		a.Timestamp = 0
+		d.acks = append(d.acks, ack{peer.String(), a})
+	}
+	return d.ackErr
+}
+
+func (d *disk) OpenOriginal(raw []byte, by session.Delivery) (session.Delivery, error) {
+	return d.opened(raw, by)
+}
+
+func (d *disk) RefuseContent(session.Delivery) { d.content++ }
+
+func (d *disk) Position() segment.Position {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return segment.Position{Start: 1, Records: int64(len(d.written))}
+}
+
+func (d *disk) Prune(before time.Time, _ segment.Position, _ func(segment.File, int64) error) error {
+	d.pruned = append(d.pruned, before)
+	return nil
+}
+
+// acked returns what was acknowledged since it was asked last.
+func (d *disk) acked() []ack {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	defer func() { d.acks = nil }()
+	return d.acks
 }
 
 func (d *disk) Append(r segment.Record) error {
@@ -69,7 +119,12 @@ func (d *disk) AppendAll(ctx context.Context, entries [][]byte) ([]uint64, error
 	}
 	d.batches = append(d.batches, batch)
 	d.order = append(d.order, "log")
-	return make([]uint64, len(entries)), ctx.Err()
+	indices := make([]uint64, len(entries))
+	for i := range indices {
+		indices[i] = d.logged
+		d.logged++
+	}
+	return indices, ctx.Err()
 }
 
 // envelopes returns what the segment has on disk.
@@ -117,7 +172,7 @@ func (l *lines) Handle(_ context.Context, r slog.Record) error {
 func newRecorder(t *testing.T, d *disk) (*Recorder, *lines) {
 	t.Helper()
 	l := new(lines)
-	r, err := New(Config{Transparency: d, Segments: d, Log: slog.New(l)})
+	r, err := New(Config{Site: "melb", Transparency: d, Segments: d, Session: d, Log: slog.New(l)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,8 +181,17 @@ func newRecorder(t *testing.T, d *disk) (*Recorder, *lines) {
 
 var received = time.UnixMilli(1_700_000_000_123)
 
+// number counts messages, so that no two have one number.
+var number atomic.Uint64
+
 func delivery(kind wire.Kind, proof session.Proof, raw string) session.Delivery {
-	return session.Delivery{Topic: wire.Topic{Kind: kind, Site: "melb"}, Proof: proof, Message: envelope.Message{Raw: []byte(raw)}, Payload: []byte(raw), Received: received}
+	return numbered(kind, proof, raw, number.Add(1))
+}
+
+// numbered is a delivery of boot 1 of the sender web-1.
+func numbered(kind wire.Kind, proof session.Proof, raw string, seq uint64) session.Delivery {
+	return session.Delivery{Topic: wire.Topic{Kind: kind, Site: "melb", Role: "sensor", Name: "web-1"}, Proof: proof, Payload: []byte(raw), Received: received, Via: "b1",
+		Message: envelope.Message{Raw: []byte(raw), KID: []byte("melb/sensor/web-1/1"), Nonce: envelope.Nonce{Boot: 1, Seq: seq}, Payload: []byte(raw)}}
 }
 
 func reading(raw string) session.Delivery { return delivery(wire.KindCPU, session.ProofMAC, raw) }
@@ -179,7 +243,7 @@ func TestKeepsInOrder(t *testing.T) {
 			}
 		}
 		for _, rec := range d.written {
-			if rec.Received != received.UnixMilli() || rec.Verdict != 0 {
+			if rec.Received != received.UnixMilli() || rec.Verdict != segment.Accepted || rec.Peer != "b1" {
 				t.Errorf("record %+v", rec)
 			}
 		}
@@ -354,8 +418,21 @@ func TestOverflow(t *testing.T) {
 	if kept, lost := r.Counts(); kept != 0 || lost != 100 {
 		t.Errorf("kept %d, lost %d", kept, lost)
 	}
-	if n := len(l.texts); n != 7 { // 1, 2, 4, ..., 64
+	if n := len(l.texts); n != 1 {
 		t.Errorf("%d lines: %q", n, l.texts)
+	}
+}
+
+// Few large messages fill the room as well.
+func TestOverflowOfBytes(t *testing.T) {
+	d := new(disk)
+	r, _ := newRecorder(t, d)
+	large := strings.Repeat("x", 32<<10)
+	for range maxQueueBytes/len(large) + 3 {
+		r.Deliver(reading(large))
+	}
+	if _, lost := r.Counts(); lost != 3 {
+		t.Errorf("lost %d", lost)
 	}
 }
 
@@ -373,9 +450,26 @@ func TestPublicMessagesAreNotKept(t *testing.T) {
 
 func TestNewRefuses(t *testing.T) {
 	d, log := new(disk), slog.New(slog.DiscardHandler)
-	for _, c := range []Config{{}, {Segments: d, Log: log}, {Transparency: d, Log: log}, {Transparency: d, Segments: d}} {
+	good := func() Config {
+		return Config{Site: "melb", Transparency: d, Segments: d, Session: d, Log: log, Retention: time.Hour, Note: "note", Deletions: "deleted"}
+	}
+	if _, err := New(good()); err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func(*Config){
+		"no site":                func(c *Config) { c.Site = "" },
+		"no log":                 func(c *Config) { c.Transparency = nil },
+		"no segments":            func(c *Config) { c.Segments = nil },
+		"no session":             func(c *Config) { c.Session = nil },
+		"no logger":              func(c *Config) { c.Log = nil },
+		"a negative retention":   func(c *Config) { c.Retention = -1 },
+		"deletes without a note": func(c *Config) { c.Note = "" },
+		"deletes without saying": func(c *Config) { c.Deletions = "" },
+	} {
+		c := good()
+		change(&c)
 		if _, err := New(c); err == nil {
-			t.Errorf("accepted %+v", c)
+			t.Errorf("%s: accepted", name)
 		}
 	}
 }

@@ -3,24 +3,20 @@ package journals
 import (
 	"cmp"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
 	"maps"
-	"path/filepath"
 	"reflect"
 	"slices"
-
-	"golang.org/x/mod/sumdb/tlog"
 
 	"levee/internal/durable"
 	"levee/internal/issuance"
 	"levee/internal/translog/leaf"
-	"levee/internal/translog/proof"
 	"levee/internal/wire"
 	"levee/pki"
+	"levee/services/recorder/entries"
 )
 
 // note is the content of the state file.
@@ -91,7 +87,7 @@ func (i *Importer) learn(ctx context.Context) error {
 		i.config.Logger.Error("the note of what was imported does not hold; the whole log is read instead",
 			slog.String("file", i.config.State), slog.Any("error", err))
 	}
-	if err := i.read(ctx, i.noted.Size, head.Tree.N); err != nil {
+	if err := entries.Read(ctx, i.config.Log, i.noted.Size, head.Tree.N, i.saw); err != nil {
 		return fmt.Errorf("reading what the log holds: %w", err)
 	}
 	i.known = true
@@ -128,56 +124,8 @@ func (i *Importer) remember(ctx context.Context) error {
 	return nil
 }
 
-// The bundles of C2SP tlog-tiles.
-const (
-	perBundle  = 256
-	maxBundle  = perBundle * (2 + proof.MaxEntry)
-	entryLevel = -1 // as package tlog counts
-)
-
-// read reads the entries from from up to size, and takes note of those that are
-// lines of journals.
-func (i *Importer) read(ctx context.Context, from, size int64) error {
-	for at := from; at < size; {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		number := at / perBundle
-		rest, err := i.bundle(number, int(min(perBundle, size-number*perBundle)))
-		if err != nil {
-			return err
-		}
-		for index := number * perBundle; index < min(size, (number+1)*perBundle); index++ {
-			if len(rest) < 2 || len(rest)-2 < int(binary.BigEndian.Uint16(rest)) {
-				return fmt.Errorf("entry %d is not whole", index)
-			}
-			end := 2 + int(binary.BigEndian.Uint16(rest))
-			if index >= at {
-				if err := i.saw(rest[2:end]); err != nil {
-					return fmt.Errorf("entry %d: %w", index, err)
-				}
-			}
-			rest = rest[end:]
-		}
-		at = min(size, (number+1)*perBundle)
-	}
-	return nil
-}
-
-// bundle reads a bundle of entries: the one of that width, or the full one,
-// which takes its place.
-func (i *Importer) bundle(number int64, width int) ([]byte, error) {
-	tile := tlog.Tile{H: 8, L: entryLevel, N: number, W: width}
-	b, err := durable.ReadFile(filepath.Join(i.config.Log, filepath.FromSlash(proof.TilePath(tile))), maxBundle)
-	if errors.Is(err, fs.ErrNotExist) && width < perBundle {
-		tile.W = perBundle
-		return durable.ReadFile(filepath.Join(i.config.Log, filepath.FromSlash(proof.TilePath(tile))), maxBundle)
-	}
-	return b, err
-}
-
 // saw takes note of an entry of the log.
-func (i *Importer) saw(raw []byte) error {
+func (i *Importer) saw(_ int64, raw []byte) error {
 	l, err := leaf.Parse(raw)
 	if err != nil {
 		return err

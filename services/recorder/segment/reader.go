@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"github.com/klauspost/compress/zstd"
 )
 
 // readAhead is how many bytes a Reader asks for at a time; the longest record fits.
@@ -19,13 +21,21 @@ type Reader struct {
 	record int64  // number of the next record
 	buf    []byte // what was read ahead, from offset on
 	store  []byte
-	empty  bool // nothing was read yet, the header included
+	// version is that of the header, 0 while nothing was read yet.
+	version byte
+	peer    string // of the last record, so that each is made once
+
+	// Of a packed file: the records of the block at offset, and how long that is.
+	block  *Reader
+	length int
+	zstd   *zstd.Decoder
+	plain  []byte // the block's records
 }
 
 // NewReader returns a Reader of src, which is best an open file; path is for
 // errors.
 func NewReader(src io.ReaderAt, path string) *Reader {
-	return &Reader{src: src, path: path, store: make([]byte, readAhead), empty: true}
+	return &Reader{src: src, path: path, store: make([]byte, readAhead)}
 }
 
 // Next returns the next record; its Envelope is valid until the next call. It
@@ -33,10 +43,13 @@ func NewReader(src io.ReaderAt, path string) *Reader {
 // ErrIncomplete it may be called again and reads the same place anew: the file
 // may have grown.
 func (r *Reader) Next() (Record, error) {
-	if r.empty {
+	if r.version == 0 {
 		if err := r.readHeader(); err != nil {
 			return Record{}, err
 		}
+	}
+	if r.version == packed {
+		return r.nextPacked()
 	}
 	head, err := r.peek(offsetBody)
 	if err != nil {
@@ -49,7 +62,7 @@ func (r *Reader) Next() (Record, error) {
 		return Record{}, r.fail(ErrIncomplete)
 	}
 	length := binary.BigEndian.Uint32(head)
-	if length < minLength || length > maxLength {
+	if least, most := bounds(r.version); length < least || length > most {
 		return Record{}, r.judgeLength(length)
 	}
 	size := offsetBody + int(length)
@@ -60,19 +73,30 @@ func (r *Reader) Next() (Record, error) {
 	if len(whole) < size {
 		return Record{}, r.fail(ErrIncomplete)
 	}
-	if castagnoli(whole[:offsetSum], whole[offsetBody:]) != binary.BigEndian.Uint32(whole[offsetSum:]) {
+	if castagnoli(r.version, whole[:offsetSum], whole[offsetBody:]) != binary.BigEndian.Uint32(whole[offsetSum:]) {
 		return Record{}, r.fail(fmt.Errorf("%w: the checksum does not match", ErrDamaged))
+	}
+	record := Record{Received: int64(binary.BigEndian.Uint64(whole[offsetBody:])), Verdict: Verdict(whole[offsetVerdict]), Envelope: whole[offsetPeer:size:size]}
+	if r.version > 1 {
+		peer := int(whole[offsetPeer])
+		if peer > MaxPeer || offsetPeer+1+peer >= size {
+			return Record{}, r.fail(fmt.Errorf("%w: a peer's name of %d bytes", ErrDamaged, peer))
+		}
+		if by := whole[offsetPeer+1 : offsetPeer+1+peer]; r.peer != string(by) { // does not allocate
+			r.peer = string(by)
+		}
+		record.Peer, record.Envelope = r.peer, record.Envelope[1+peer:]
 	}
 	r.advance(size)
 	r.record++
-	return Record{
-		Received: int64(binary.BigEndian.Uint64(whole[offsetBody:])),
-		Verdict:  whole[offsetVerdict],
-		Envelope: whole[offsetEnvelope:size:size],
-	}, nil
+	return record, nil
 }
 
-// Offset returns where the next record begins: all before it is whole.
+// Records returns how many records were read.
+func (r *Reader) Records() int64 { return r.record }
+
+// Offset returns where the next record begins, or the block that it is in: all
+// before it is whole.
 func (r *Reader) Offset() int64 { return r.offset }
 
 func (r *Reader) readHeader() error {
@@ -81,9 +105,9 @@ func (r *Reader) readHeader() error {
 		return err
 	}
 	switch {
-	case string(got) == header:
+	case len(got) == len(header) && string(got[:len(name)]) == name && got[len(name)] >= 1 && got[len(name)] <= packed:
+		r.version = got[len(name)]
 		r.advance(len(header))
-		r.empty = false
 		return nil
 	case len(got) == 0:
 		return r.fail(io.EOF)
@@ -97,7 +121,7 @@ func (r *Reader) readHeader() error {
 	if zeros {
 		return r.fail(ErrIncomplete)
 	}
-	return r.fail(fmt.Errorf("%w: it does not begin as a segment of version 1", ErrDamaged))
+	return r.fail(fmt.Errorf("%w: it does not begin as a segment of version 1 to 3", ErrDamaged))
 }
 
 // judgeLength tells a length that never was from a file that the system
@@ -112,7 +136,7 @@ func (r *Reader) judgeLength(length uint32) error {
 			return r.fail(ErrIncomplete)
 		}
 	}
-	return r.fail(fmt.Errorf("%w: a record of length %d", ErrDamaged, length))
+	return r.fail(fmt.Errorf("%w: a record or block of length %d", ErrDamaged, length))
 }
 
 func (r *Reader) zerosToTheEnd() (bool, error) {

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"github.com/klauspost/compress/zstd"
 )
 
 // Defaults of Config.
@@ -36,7 +38,7 @@ type Config struct {
 	// Dir exists and holds nothing else.
 	Dir string
 	Log *slog.Logger
-	// MaxSize in bytes and MaxAge bound a file, up to a flush. 0 means 64 MiB and 1 h.
+	// MaxSize in bytes, compressed, and MaxAge bound a file, up to a flush. 0 means 64 MiB and 1 h.
 	MaxSize int64
 	MaxAge  time.Duration
 }
@@ -47,11 +49,23 @@ type Writer struct {
 	cfg     Config
 	dir     *os.File // holds the lock
 	buf     []byte   // whole records that are not written yet
+	ends    []int    // where in buf blocks end
+	waiting int64    // records in buf
+	encoder *zstd.Encoder
+	out     []byte   // what is written
 	file    *os.File // nil until there is something to write
 	size    int64
 	begun   time.Time
 	newest  int64 // start of the newest file
+	records int64 // written to it
 	stopped error
+}
+
+// Position is a place in a directory of segments: all files begun before Start,
+// and the first Records records of the one begun then.
+type Position struct {
+	Start   int64 // ms since the epoch
+	Records int64
 }
 
 // OpenWriter takes the directory for writing. It cuts a torn tail off the
@@ -75,6 +89,9 @@ func OpenWriter(cfg Config) (*Writer, error) {
 		return nil, fmt.Errorf("opening segments: %w", err)
 	}
 	w := &Writer{cfg: cfg, dir: dir}
+	if w.encoder, err = newEncoder(); err != nil {
+		return nil, errors.Join(fmt.Errorf("opening segments: %w", err), dir.Close())
+	}
 	if err := w.take(); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening segments: %w", err), dir.Close())
 	}
@@ -108,6 +125,7 @@ func (w *Writer) repair(path string) error {
 	for err == nil {
 		_, err = r.Next()
 	}
+	w.records = r.Records()
 	switch {
 	case errors.Is(err, io.EOF) && r.Offset() > 0:
 		return nil
@@ -145,10 +163,22 @@ func (w *Writer) Append(r Record) error {
 	if err != nil {
 		return fmt.Errorf("appending to segment: %w", err)
 	}
-	if w.buf = b; len(w.buf) < maxBuffer {
+	w.waiting++
+	w.buf = b
+	if len(w.buf)-w.lastEnd() >= fullBlock {
+		w.ends = append(w.ends, len(w.buf))
+	}
+	if len(w.buf) < maxBuffer {
 		return nil
 	}
 	return w.flush()
+}
+
+func (w *Writer) lastEnd() int {
+	if len(w.ends) == 0 {
+		return 0
+	}
+	return w.ends[len(w.ends)-1]
 }
 
 // Sync writes what was appended and returns when all of it is durable.
@@ -174,25 +204,39 @@ func (w *Writer) flush() error {
 	if len(w.buf) == 0 {
 		return nil
 	}
-	if w.file != nil && (w.size+int64(len(w.buf)) > w.cfg.MaxSize || time.Since(w.begun) >= w.cfg.MaxAge) {
+	w.out = append(w.out[:0], packedHeader...)
+	if w.lastEnd() < len(w.buf) {
+		w.ends = append(w.ends, len(w.buf))
+	}
+	from := 0
+	for _, end := range w.ends {
+		w.out = appendBlock(w.out, w.encoder, w.buf[from:end])
+		from = end
+	}
+	out := w.out[len(packedHeader):]
+	if w.file != nil && (w.size+int64(len(out)) > w.cfg.MaxSize || time.Since(w.begun) >= w.cfg.MaxAge) {
 		if err := w.finish(); err != nil {
 			return w.stop(err)
 		}
 	}
-	out := w.buf
 	if w.file == nil {
 		if err := w.begin(); err != nil {
 			return w.stop(err)
 		}
-		out = append([]byte(header), w.buf...)
+		out = w.out
 	}
 	if _, err := w.file.Write(out); err != nil {
 		return w.stop(err)
 	}
 	w.size += int64(len(out))
-	w.buf = w.buf[:0]
+	w.records += w.waiting
+	w.buf, w.ends, w.waiting = w.buf[:0], w.ends[:0], 0
 	return nil
 }
+
+// Position returns where the next record will be. After a Sync that returned
+// nil, and before the next Append, everything before it is durable.
+func (w *Writer) Position() Position { return Position{w.newest, w.records} }
 
 // begin makes the next file. Its name is later than all others', even if the
 // clock was set back.
@@ -203,7 +247,7 @@ func (w *Writer) begin() error {
 	if err != nil {
 		return err
 	}
-	w.file, w.size, w.begun, w.newest = f, 0, now, start
+	w.file, w.size, w.begun, w.newest, w.records = f, 0, now, start, 0
 	return w.dir.Sync()
 }
 
