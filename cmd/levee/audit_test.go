@@ -56,7 +56,11 @@ func TestAuditExitCodes(t *testing.T) {
 		{[]string{"--config", config + "x"}, daemon.ExitFailure, "no such file"},
 		{[]string{"--dir", dir}, daemon.ExitFailure, "0 recorders"},
 		{[]string{"--kept-since", "yesterday"}, daemon.ExitUsage, "is not a day like"},
-		{[]string{"everything"}, daemon.ExitUsage, "unknown command"},
+		{[]string{"everything"}, daemon.ExitUsage, "holds no root certificate"},
+		{[]string{"one", "two"}, daemon.ExitUsage, "one proof at a time"},
+		{[]string{"--export", dir}, daemon.ExitFailure, "name the one that you trust with --root"},
+		{[]string{"--export", dir, "--config", config}, daemon.ExitUsage, "two records"},
+		{[]string{"--silence", "0s"}, daemon.ExitUsage, "is no time"},
 	} {
 		var out bytes.Buffer
 		code := execute(t.Context(), append([]string{"audit", "verify"}, test.args...), &out, &out)

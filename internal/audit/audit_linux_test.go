@@ -340,10 +340,10 @@ func TestAttacks(t *testing.T) {
 		}, []string{".seg", "is kept twice"}},
 		{"a record's verdict changed", func(t *testing.T, b *bank) {
 			b.rewrite(t, b.segment(t, 0), func(all []segment.Record) []segment.Record {
-				all[5].Verdict = 1
+				all[5].Verdict = 2
 				return all
 			})
-		}, []string{".seg", "record 5: verdict 1"}},
+		}, []string{".seg", "record 5: verdict 2"}},
 		{"a record's time changed", func(t *testing.T, b *bank) {
 			b.rewrite(t, b.segment(t, 0), func(all []segment.Record) []segment.Record {
 				all[5].Received += 60_000

@@ -177,6 +177,11 @@ func (r *Report) want(t testing.TB, parts ...string) {
 	t.Errorf("no finding with %q: %+v", parts, r)
 }
 
+// alone is the session of a recorder that nobody listens to.
+type alone struct{ recorder.Session }
+
+func (alone) Acknowledge(envelope.KeyID, wire.Ack) error { return nil }
+
 // running is a recorder at work.
 type running struct {
 	t        testing.TB
@@ -203,7 +208,7 @@ func (b *bank) record(t testing.TB) *running {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := recorder.New(recorder.Config{Transparency: log, Segments: segments, Log: quiet()})
+	r, err := recorder.New(recorder.Config{Site: "melb", Transparency: log, Segments: segments, Session: alone{}, Log: quiet()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -239,10 +244,15 @@ func (b *bank) craft(t testing.TB, records []segment.Record, leaves ...[]byte) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, leaf := range leaves {
-			if _, err := log.Append(t.Context(), leaf); err != nil {
+		for len(leaves) > 0 {
+			n := 1 // they keep their order
+			if len(leaves) > 100 {
+				n = 100 // where nobody asks
+			}
+			if _, err := log.AppendAll(t.Context(), leaves[:n]); err != nil {
 				t.Fatal(err)
 			}
+			leaves = leaves[n:]
 		}
 		if err := log.Close(t.Context()); err != nil {
 			t.Fatal(err)
@@ -435,9 +445,17 @@ func (s *sender) alert(value float64) message {
 		Server: "web-1", Metric: "cpu_usage", Value: value, Threshold: 80}, s.signer)
 }
 
-func (s *sender) status() message {
-	return s.seal(s.topic(wire.KindRateLimiting), &wire.Status{Timestamp: 1, ID: wire.NewID(), Command: wire.EnableRateLimiting,
-		Status: wire.StatusSuccess, State: wire.StateActive, Controller: s.id.Name, Server: "web-1"}, s.signer)
+// status says that nothing was done.
+func (s *sender) status() message { return s.answer(wire.NewID(), wire.StateRefused) }
+
+// answer is a status of a command to limit rates.
+func (s *sender) answer(id wire.ID, state string) message {
+	status := wire.StatusSuccess
+	if state == wire.StateRefused {
+		status = wire.StatusFailure
+	}
+	return s.seal(s.topic(wire.KindRateLimiting), &wire.Status{Timestamp: 1, ID: id, Command: wire.EnableRateLimiting,
+		Status: status, State: state, Controller: s.id.Name, Server: "web-1"}, s.signer)
 }
 
 // mint is what the holder of the site's machine authority can do.

@@ -56,7 +56,10 @@ type line struct {
 }
 
 // revocation ends the certificates of a sender that count from before `before`.
-type revocation struct{ at, before int64 } // ms since the epoch
+type revocation struct {
+	At     int64 `json:"at"` // ms since the epoch
+	Before int64 `json:"before"`
+}
 
 // signer is a certificate that signed a message.
 type signer struct {
@@ -67,6 +70,14 @@ type signer struct {
 	where     string // its first message is
 	received  int64  // when that was received, ms since the epoch
 	messages  int
+	last      sighting
+	recent    []sighting // the newest, by no more than maxSightings
+}
+
+// sighting is a message that a certificate signed.
+type sighting struct {
+	Time  int64 `json:"ts"`    // ms since the epoch
+	Index int64 `json:"index"` // of the entry
 }
 
 const (
@@ -76,6 +87,10 @@ const (
 	// maxJournals bounds the journals of a site: two of the deployer's, and one
 	// of each issuer that it ever had.
 	maxJournals = 256
+	// maxSightings bounds what is remembered of each signer until it is known
+	// whether its certificate was revoked before: two hours of digests, far more
+	// than the import of a journal may take.
+	maxSightings = 128
 )
 
 func newRegistry() *registry {
@@ -87,20 +102,16 @@ func (a *audit) authority(class pki.Class) pki.Authority {
 	return pki.Authority{TrustDomain: a.Verifier.TrustDomain(), Site: a.Document.Site, Class: class}
 }
 
-// journalError says what is wrong with a line of a journal.
-type journalError struct{ error }
-
-func (e journalError) Unwrap() error { return e.error }
-
+// journalErrorf says what is wrong with a line of a journal.
 func journalErrorf(format string, args ...any) error {
-	return journalError{fmt.Errorf(format, args...)}
+	return asKind(KindJournal, fmt.Errorf(format, args...))
 }
 
 // checkLine checks an entry that holds a line of a journal.
 func (a *audit) checkLine(index int64, l leaf.Leaf) error {
 	e, err := issuance.ReadEntry(l.Data)
 	if err != nil {
-		return journalError{err}
+		return asKind(KindJournal, err)
 	}
 	if e.Authority.Site != a.Document.Site {
 		return journalErrorf("it is a line of %s, another site", e.Authority.Site)
@@ -111,7 +122,7 @@ func (a *audit) checkLine(index int64, l leaf.Leaf) error {
 		if len(a.registry.journals) == maxJournals {
 			return journalErrorf("it is of one journal more than a site can have")
 		}
-		j = &journal{check: a.checker(key, issuance.Position{}), newest: make(map[string]int64), ahead: make(map[uint64]line)}
+		j = &journal{check: a.lines(key, issuance.Position{}), newest: make(map[string]int64), ahead: make(map[uint64]line)}
 		a.registry.journals[key] = j
 	}
 	here := line{e, index, l.Received, l.Kind}
@@ -134,7 +145,7 @@ func (a *audit) checkLine(index int64, l leaf.Leaf) error {
 	return nil
 }
 
-func (a *audit) checker(key journalKey, at issuance.Position) *issuance.Checker {
+func (a *audit) lines(key journalKey, at issuance.Position) *issuance.Checker {
 	return issuance.NewChecker(a.Root, a.Verifier, a.authority(key.class), key.name, at)
 }
 
@@ -156,11 +167,11 @@ func (a *audit) accept(key journalKey, j *journal, l line) error {
 		err = fmt.Errorf("it is logged as %s", l.kind)
 	}
 	if err == nil {
-		err = a.registry.apply(j, e, &a.report)
+		err = a.registry.apply(j, e, a.report)
 	}
 	if err != nil {
-		j.check = a.checker(key, issuance.Position{Lines: l.Index + 1, Last: base64.RawURLEncoding.EncodeToString(sum[:])})
-		return journalError{err}
+		j.check = a.lines(key, issuance.Position{Lines: l.Index + 1, Last: base64.RawURLEncoding.EncodeToString(sum[:])})
+		return asKind(KindJournal, err)
 	}
 	return nil
 }
@@ -174,7 +185,7 @@ func (a *audit) drain(key journalKey, j *journal) {
 		}
 		delete(j.ahead, l.Index)
 		if err := a.accept(key, j, l); err != nil {
-			a.report.findKind(KindJournal, entryName(l.index), "%v", err)
+			a.report.find(inLog, KindJournal, entryName(l.index), "%v", err)
 		}
 	}
 }
@@ -182,8 +193,8 @@ func (a *audit) drain(key journalKey, j *journal) {
 // skip gives up the lines that are missing before the first that waits.
 func (a *audit) skip(key journalKey, j *journal) {
 	next := j.next()
-	a.report.findKind(KindJournal, entryName(next.index), "lines %d to %d of journal %s are not in the log, and line %d is", j.check.Position().Lines, next.Index-1, key.name, next.Index)
-	j.check = a.checker(key, issuance.Position{Lines: next.Index, Last: next.Previous})
+	a.report.find(inLog, KindJournal, entryName(next.index), "lines %d to %d of journal %s are not in the log, and line %d is", j.check.Position().Lines, next.Index-1, key.name, next.Index)
+	j.check = a.lines(key, issuance.Position{Lines: next.Index, Last: next.Previous})
 	a.drain(key, j)
 }
 
@@ -197,7 +208,7 @@ func (a *audit) finishJournals() {
 		return cmp.Or(cmp.Compare(x.class, y.class), cmp.Compare(x.name, y.name))
 	})
 	for _, key := range keys {
-		for j := a.registry.journals[key]; len(j.ahead) > 0 && j.next().received < a.latest-inHand.Milliseconds(); {
+		for j := a.registry.journals[key]; len(j.ahead) > 0 && j.next().received < a.logged-inHand.Milliseconds(); {
 			a.skip(key, j)
 		}
 	}
@@ -247,15 +258,15 @@ func (r *registry) apply(j *journal, e issuance.Entry, report *Report) error {
 func (r *registry) revoked(s *signer) (at int64, ok bool) {
 	at, ok = r.serials[s.serial]
 	for _, v := range r.senders[s.id.Sender()] {
-		if s.notBefore < v.before && (!ok || v.at < at) {
-			at, ok = v.at, true
+		if s.notBefore < v.Before && (!ok || v.At < at) {
+			at, ok = v.At, true
 		}
 	}
 	return at, ok
 }
 
-// signed notes that cert signed a message, and returns its number.
-func (r *registry) signed(id pki.Identity, cert *x509.Certificate, where func() string, received int64) int32 {
+// signed notes that cert signed a message, and returns its signer.
+func (r *registry) signed(id pki.Identity, cert *x509.Certificate, where func() string, received int64) *signer {
 	sum := sha256.Sum256(cert.Raw)
 	n, ok := r.bySum[sum]
 	if !ok {
@@ -267,7 +278,18 @@ func (r *registry) signed(id pki.Identity, cert *x509.Certificate, where func() 
 		r.signers, r.bySum[sum] = append(r.signers, s), n
 	}
 	r.signers[n].messages++
-	return n
+	return &r.signers[n]
+}
+
+// see remembers a message of the log.
+func (s *signer) see(at sighting) {
+	if at.Time >= s.last.Time {
+		s.last = at
+	}
+	if len(s.recent) >= 2*maxSightings {
+		s.recent = append(s.recent[:0], s.recent[maxSightings:]...)
+	}
+	s.recent = append(s.recent, at)
 }
 
 // checkIssued holds every certificate that signed a message against what was
@@ -285,7 +307,7 @@ func (a *audit) checkIssued() {
 		case s.received+records.ImportOverdue.Milliseconds() > a.latest:
 			a.report.AwaitingIssuance++
 		default:
-			a.report.findKind(KindNotIssued, s.where, "no journal has the certificate %s (SHA-256) of %s, which signed %d messages from here on: it was not issued",
+			a.report.find(between, KindNotIssued, s.where, "no journal has the certificate %s (SHA-256) of %s, which signed %d messages from here on: it was not issued",
 				hex.EncodeToString(s.sum[:]), s.id.Sender(), s.messages)
 		}
 	}
@@ -296,33 +318,40 @@ func (a *audit) checkIssued() {
 }
 
 // checkRevoked names the messages of the log that were signed after their
-// certificate was revoked.
+// certificate was revoked. Of a revocation that came to the log so late that
+// not all are remembered, it names the last.
 func (a *audit) checkRevoked() {
 	type late struct {
-		*logged
+		sighting
+		*signer
 		at int64
 	}
 	var all []late
-	for _, b := range a.ledger.boots {
-		for _, e := range b.logged {
-			if at, ok := a.after(e.signer, e.time); ok {
-				all = append(all, late{e, at})
+	for i := range a.registry.signers {
+		s := &a.registry.signers[i]
+		found := false
+		for _, m := range s.recent {
+			if at, ok := a.after(s, m.Time); ok {
+				all, found = append(all, late{m, s, at}), true
 			}
 		}
+		if at, ok := a.after(s, s.last.Time); ok && !found {
+			all = append(all, late{s.last, s, at})
+		}
 	}
-	slices.SortFunc(all, func(x, y late) int { return cmp.Compare(x.index, y.index) })
+	slices.SortFunc(all, func(x, y late) int { return cmp.Compare(x.Index, y.Index) })
 	for _, l := range all {
-		a.findRevoked(entryName(l.index), l.signer, l.time, l.at)
+		a.findRevoked(entryName(l.Index), l.signer, l.Time, l.at)
 	}
 }
 
 // after reports whether what a certificate signed at the time ts was signed after
 // its revocation, at, by more than clocks may differ.
-func (a *audit) after(n int32, ts int64) (at int64, ok bool) {
-	at, ok = a.registry.revoked(&a.registry.signers[n])
+func (a *audit) after(s *signer, ts int64) (at int64, ok bool) {
+	at, ok = a.registry.revoked(s)
 	return at, ok && ts > at+a.Policy.Skew().Milliseconds()
 }
 
-func (a *audit) findRevoked(where string, n int32, ts, at int64) {
-	a.report.findKind(KindRevoked, where, "of %s: it was signed at %s, and its certificate was revoked at %s", a.registry.signers[n].id.Sender(), clock(ts), clock(at))
+func (a *audit) findRevoked(where string, s *signer, ts, at int64) {
+	a.report.find(between, KindRevoked, where, "of %s: it was signed at %s, and its certificate was revoked at %s", s.id.Sender(), clock(ts), clock(at))
 }

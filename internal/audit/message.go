@@ -8,114 +8,227 @@ import (
 	"time"
 
 	"levee/envelope"
+	"levee/internal/translog/leaf"
 	"levee/internal/wire"
 	"levee/pki"
+	"levee/policies"
+	"levee/services/recorder/segment"
 )
 
+// checker judges entries and records each by itself. It is for one goroutine;
+// what it finds is held together by the audit.
+type checker struct {
+	*Config
+	chains   *chains
+	channels map[string]*channel
+}
+
+// channel is a topic, and what policy says of who publishes on it.
+type channel struct {
+	wire.Topic
+	sender  string // site/role/name
+	machine bool
+	class   policies.Class
+	allowed bool
+}
+
+// maxChannels bounds the topics that are remembered.
+const maxChannels = 1 << 16
+
+func newChecker(c *Config) *checker {
+	return &checker{Config: c, chains: newChains(c.Verifier, c.Root), channels: make(map[string]*channel)}
+}
+
+// item is an entry or a record, as far as it can be judged by itself.
+type item struct {
+	n        int64 // of the entry, or of the record in its file
+	received int64 // ms since the epoch
+	kind     leaf.Kind
+	err      error // what is wrong with it
+	channel  *channel
+	nonce    envelope.Nonce
+	time     int64 // ts
+	sum      [sha256.Size]byte
+	signed   bool
+	late     bool   // it came by backfill
+	refused  bool   // it failed a check when it was received
+	raw      []byte // of a signed record; valid until the batch is reused
+	*entry
+}
+
+// entry is what only entries have.
+type entry struct {
+	line        leaf.Leaf // of a journal
+	signer      pki.Identity
+	certificate *x509.Certificate
+	payload     any // a *wire.Digest, *wire.Command or *wire.Status
+}
+
+// kindError gives an error a kind of its own.
+type kindError struct {
+	kind string
+	error
+}
+
+func (e kindError) Unwrap() error { return e.error }
+
+func asKind(kind string, err error) error { return kindError{kind, err} }
+
+// kindOf returns the kind of what is wrong.
+func kindOf(err error) string { return kindOr(err, KindEntry) }
+
+// kindOr is kindOf with another default.
+func kindOr(err error, kind string) string {
+	if e := (kindError{}); errors.As(err, &e) {
+		return e.kind
+	}
+	return kind
+}
+
+// record judges a record of a segment by itself. What was refused is evidence
+// against whoever sent it, and nothing that its sender said.
+func (c *checker) record(n, received int64, verdict segment.Verdict, raw []byte) (it item) {
+	it.n, it.received, it.late = n, received, verdict == segment.Late
+	switch {
+	case verdict.String() == "":
+		it.err = fmt.Errorf("verdict %d is none of this version", verdict)
+		return it
+	case !verdict.Kept():
+		it.refused = true
+		return it
+	}
+	var m envelope.Message
+	if m, it.channel, it.err = c.open(raw, received, it.late); it.err != nil {
+		return it
+	}
+	it.nonce, it.time, it.sum, it.signed = m.Nonce, m.Time, sha256.Sum256(raw), m.Signed()
+	if it.signed {
+		it.raw = raw
+	}
+	return it
+}
+
+// leaf judges an entry of the log by itself.
+func (c *checker) leaf(index int64, raw []byte) (it item) {
+	it.n, it.entry = index, &entry{}
+	l, err := leaf.Parse(raw)
+	it.late = l.Kind == leaf.KindMessage && l.Verdict == segment.Late.String()
+	if err == nil && (l.Kind == leaf.KindGrant || l.Verdict != segment.Accepted.String() && !it.late) {
+		err = fmt.Errorf("a %s with the verdict %q is nothing that this version keeps", l.Kind, l.Verdict)
+	}
+	if err != nil {
+		it.err = err
+		return it
+	}
+	it.received, it.kind = l.Received, l.Kind
+	if l.Kind != leaf.KindMessage {
+		it.line = l
+		return it
+	}
+	m, on, err := c.open(l.Data, l.Received, it.late)
+	if err != nil {
+		it.err = err
+		return it
+	}
+	it.channel, it.nonce, it.time, it.sum, it.signed = on, m.Nonce, m.Time, sha256.Sum256(l.Data), true
+	if it.signer, it.certificate, err = c.signature(&m); err == nil {
+		it.payload, err = payload(on.Kind, &m)
+	}
+	if err != nil {
+		it.err = fmt.Errorf("of %s: %w", on.sender, err)
+	}
+	return it
+}
+
+// payload reads what is held against other entries.
+func payload(kind wire.Kind, m *envelope.Message) (any, error) {
+	switch kind {
+	case wire.KindDigest:
+		var d wire.Digest
+		if err := wire.DecodeExact(m.Payload, &d); err != nil {
+			return nil, err
+		}
+		if d.Boot != envelope.FormatBoot(m.Nonce.Boot) || d.Last >= m.Nonce.Seq {
+			return nil, asKind(KindDigest, errors.New("the digest is over messages that its sender had not sent yet, or in another life"))
+		}
+		return &d, nil
+	case wire.KindCommand:
+		var c wire.Command
+		if err := wire.DecodeExact(m.Payload, &c); err != nil {
+			return nil, err
+		}
+		return &c, nil
+	case wire.KindScaling, wire.KindRateLimiting:
+		var s wire.Status
+		if err := wire.Decode(m.Payload, &s); err != nil {
+			return nil, err
+		}
+		return &s, nil
+	default:
+		return nil, nil
+	}
+}
+
 // open checks what every kept envelope must satisfy to have been accepted when
-// it was received, in ms since the epoch.
-func (a *audit) open(raw []byte, received int64) (m envelope.Message, topic wire.Topic, err error) {
-	if a.Keys != nil {
-		m, err = a.Keys.Open(raw, envelope.MaxBackfill)
+// it was received, in ms since the epoch. What came late was fresh once.
+func (c *checker) open(raw []byte, received int64, late bool) (m envelope.Message, on *channel, err error) {
+	if c.Keys != nil {
+		m, err = c.Keys.Open(raw, envelope.MaxBackfill)
 	} else {
 		m, err = envelope.Parse(raw, envelope.MaxBackfill)
 	}
 	if err != nil {
-		return m, topic, fmt.Errorf("it is no message of its sender (%s)", envelope.ReasonOf(err).String())
+		return m, nil, fmt.Errorf("it is no message of its sender (%s)", envelope.ReasonOf(err).String())
 	}
-	if a.Keys != nil {
-		a.report.MACs++
+	if on, err = c.channel(m.Topic); err != nil {
+		return m, nil, err
 	}
-	if topic, err = wire.ParseTopic(string(m.Topic)); err != nil {
-		return m, topic, err
-	}
-	class := a.Policy.Class(topic.Kind)
-	sender := pki.Identity{Site: topic.Site, Role: pki.Role(topic.Role), Name: topic.Name}
 	switch {
-	case topic.Site != a.Document.Site || topic.Sender() != string(m.Sender()) || !a.Policy.Rights(sender).MayPublish(string(m.Topic)):
-		return m, topic, fmt.Errorf("%s may not speak on %s", m.Sender(), m.Topic)
-	case !class.Protected || len(raw) > class.MaxBytes:
-		return m, topic, errors.New("policy does not let it be kept, or not of that size")
-	case class.Signed && !m.Signed():
-		return m, topic, errors.New("its class must be signed")
+	case !on.allowed || string(m.Sender()) != on.sender:
+		return m, on, fmt.Errorf("%s may not speak on %s", m.Sender(), m.Topic)
+	case !on.class.Protected || len(raw) > on.class.MaxBytes:
+		return m, on, errors.New("policy does not let it be kept, or not of that size")
+	case on.class.Signed && !m.Signed():
+		return m, on, asKind(KindSignature, errors.New("its class must be signed"))
 	}
-	skew := a.Policy.Skew().Milliseconds()
-	if offset := received - m.Time; offset > skew || offset < -skew || m.Nonce.Boot > uint64(m.Time+skew) {
-		return m, topic, fmt.Errorf("it was not fresh when it was received, at %s", clock(received))
+	skew := c.Policy.Skew().Milliseconds()
+	if offset := received - m.Time; offset > skew && !late || offset < -skew || m.Nonce.Boot > uint64(m.Time+skew) {
+		return m, on, asKind(KindLate, fmt.Errorf("it was not fresh when it was received, at %s", clock(received)))
 	}
-	return m, topic, nil
+	return m, on, nil
 }
 
-// checkSignature verifies the signature from the root as of the message's own
-// time, and that the key is the one pinned, where the site document pins any. It
-// notes who signed, and returns the signer's number. where is asked for if this
-// is the signer's first message.
-func (a *audit) checkSignature(m *envelope.Message, where func() string, received int64) (signer int32, err error) {
-	id, certificate, err := m.VerifySignature(a.chains, time.UnixMilli(m.Time))
-	if err != nil {
-		return 0, fmt.Errorf("its signature is not good (%s)", envelope.ReasonOf(err).String())
+// channel returns what is known of a topic.
+func (c *checker) channel(topic []byte) (*channel, error) {
+	if on := c.channels[string(topic)]; on != nil {
+		return on, nil
 	}
-	match, pinned := a.Document.Pinned(id.Sender(), certificate)
+	t, err := wire.ParseTopic(string(topic))
+	if err != nil {
+		return nil, err
+	}
+	sender := pki.Identity{Site: t.Site, Role: pki.Role(t.Role), Name: t.Name}
+	on := &channel{Topic: t, sender: t.Sender(), machine: sender.Role.Class() == pki.ClassMachine, class: c.Policy.Class(t.Kind),
+		allowed: t.Site == c.Document.Site && c.Policy.Rights(sender).MayPublish(string(topic))}
+	if len(c.channels) >= maxChannels {
+		clear(c.channels)
+	}
+	c.channels[string(topic)] = on
+	return on, nil
+}
+
+// signature verifies a signature from the root as of the message's own time,
+// and that the key is the one pinned, where the site document pins any.
+func (c *checker) signature(m *envelope.Message) (pki.Identity, *x509.Certificate, error) {
+	id, certificate, err := c.chains.signer(m)
+	if err != nil {
+		return id, nil, asKind(KindSignature, fmt.Errorf("its signature is not good (%s)", envelope.ReasonOf(err).String()))
+	}
+	match, pinned := c.Document.Pinned(id.Sender(), certificate)
 	if (pinned || id.Role == pki.RoleMonitor || id.Role == pki.RoleApprover) && !match {
-		return 0, errors.New("it is signed with a key that the site document does not pin")
+		return id, nil, asKind(KindSignature, errors.New("it is signed with a key that the site document does not pin"))
 	}
-	a.report.Signatures++
-	return a.registry.signed(id, certificate, where, received), nil
-}
-
-// chains verifies certificate chains and remembers those that were good. The
-// time decides nothing about a chain but whether it lies within the validity of
-// its three certificates, so that a chain that was good once is good at every
-// other such time.
-type chains struct {
-	of   *pki.Verifier
-	root *x509.Certificate
-	good map[chain]span
-}
-
-// chain names the certificates of a verification.
-type chain struct {
-	leaf, issuer [sha256.Size]byte
-	usage        pki.Usage
-}
-
-// span is what a chain proves, and when.
-type span struct {
-	id          pki.Identity
-	first, last time.Time
-}
-
-// maxChains bounds what is remembered.
-const maxChains = 1 << 14
-
-func newChains(of *pki.Verifier, root *x509.Certificate) *chains {
-	return &chains{of: of, root: root, good: make(map[chain]span)}
-}
-
-// Verify is pki.Verifier.Verify.
-func (c *chains) Verify(leaf, issuer *x509.Certificate, usage pki.Usage, at time.Time) (pki.Identity, error) {
-	key := chain{sha256.Sum256(leaf.Raw), sha256.Sum256(issuer.Raw), usage}
-	if s, ok := c.good[key]; ok && !at.Before(s.first) && !at.After(s.last) {
-		return s.id, nil
-	}
-	id, err := c.of.Verify(leaf, issuer, usage, at)
-	if err != nil {
-		return id, err
-	}
-	s := span{id: id, first: leaf.NotBefore, last: leaf.NotAfter}
-	for _, above := range []*x509.Certificate{issuer, c.root} {
-		if above.NotBefore.After(s.first) {
-			s.first = above.NotBefore
-		}
-		if above.NotAfter.Before(s.last) {
-			s.last = above.NotAfter
-		}
-	}
-	if len(c.good) >= maxChains {
-		clear(c.good)
-	}
-	c.good[key] = s
-	return id, nil
+	return id, certificate, nil
 }
 
 // clock spells a time of the record, in ms since the epoch.

@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -23,6 +24,12 @@ import (
 type Options struct {
 	// Config is a recorder's configuration file.
 	Config string
+	// Export is a directory that Export wrote, in place of Config. Then Root is
+	// needed, and there are no keys.
+	Export string
+	// Document is a file with the site document that the auditor trusts; empty
+	// means the one beside the record, which the people's authority signed.
+	Document string
 	// Root is a file with the root that the auditor trusts; empty means the
 	// one in the recorder's bundle, which is then believed.
 	Root string
@@ -39,6 +46,9 @@ type Options struct {
 // The site document is judged as of its issue, as messages are as of their
 // time: records outlive the certificates.
 func Open(o Options) (Config, error) {
+	if o.Export != "" {
+		return openExport(o)
+	}
 	c := Config{Source: o.Config, KeptSince: o.KeptSince}
 	if info, err := os.Stat(o.Config); err == nil && !info.Mode().IsRegular() {
 		return c, fmt.Errorf("%s is not a configuration file", o.Config)
@@ -50,17 +60,17 @@ func Open(o Options) (Config, error) {
 	}
 	files := c.Files
 	if files.Bundle == "" || files.State == "" || files.Watermark == "" {
-		return c, Finding{Where: o.Config, What: "does not name bundle, state and watermark"}
+		return c, Finding{Kind: KindTrust, Where: o.Config, What: "does not name bundle, state and watermark"}
 	}
 	for _, named := range []string{string(files.Bundle), string(files.State), filepath.Dir(string(files.Watermark))} {
 		if _, err := os.Stat(named); errors.Is(err, fs.ErrNotExist) {
-			return c, Finding{Where: o.Config, What: fmt.Sprintf("names %q, which does not exist", named)}
+			return c, Finding{Kind: KindTrust, Where: o.Config, What: fmt.Sprintf("names %q, which does not exist", named)}
 		}
 	}
 	if err := c.checkSums(o.WithoutKeys); err != nil {
 		return c, err
 	}
-	if err := c.openTrust(o.Root); err != nil {
+	if err := c.openTrust(o); err != nil {
 		return c, err
 	}
 	if o.WithoutKeys {
@@ -72,65 +82,122 @@ func Open(o Options) (Config, error) {
 		return c, wrong(path, err)
 	}
 	if _, kid := ring.Own(); kid.Site != c.Document.Site || kid.Role != string(pki.RoleRecorder) {
-		return c, Finding{Where: path, What: fmt.Sprintf("is of %s, not of a recorder of %s", kid.Sender(), c.Document.Site)}
+		return c, Finding{Kind: KindTrust, Where: path, What: fmt.Sprintf("is of %s, not of a recorder of %s", kid.Sender(), c.Document.Site)}
 	}
 	c.Keys = ring
 	return c, nil
 }
 
-// openTrust reads root, site document and policy.
-func (c *Config) openTrust(trusted string) error {
+// openExport opens what Export wrote. Sums find what was changed by accident; what
+// was changed with them, the audit finds.
+func openExport(o Options) (Config, error) {
+	c := Config{Source: o.Export, KeptSince: o.KeptSince}
+	c.Files.Bundle, c.Files.State, c.Files.Evaluation = config.Path(o.Export), config.Path(o.Export), true
+	if o.Root == "" {
+		return c, errors.New("an export holds no root certificate: name the one that you trust with --root")
+	}
+	if _, err := os.Stat(o.Export); err != nil {
+		return c, err
+	}
+	if _, err := os.Stat(filepath.Join(o.Export, fileUnfinished)); err == nil {
+		return c, Finding{Kind: KindTrust, Where: o.Export, What: "is an export that was not finished"}
+	}
+	root, err := pki.ReadCertificate(o.Root)
+	if err != nil {
+		return c, err
+	}
+	if err := c.trust(o.Root, root); err != nil {
+		return c, err
+	}
+	return c, c.openDocument(o.Document)
+}
+
+// openTrust reads root, site document and policy of a recorder's bundle.
+func (c *Config) openTrust(o Options) error {
 	path := filepath.Join(string(c.Files.Bundle), site.FileRoot)
 	root, err := pki.ReadCertificate(path)
 	if err != nil {
 		return wrong(path, err)
 	}
-	if trusted != "" {
-		own, err := pki.ReadCertificate(trusted)
+	if o.Root != "" {
+		own, err := pki.ReadCertificate(o.Root)
 		if err != nil {
 			return err
 		}
 		if !own.Equal(root) {
-			return Finding{Where: path, What: "is not the root in " + trusted}
+			return Finding{Kind: KindTrust, Where: path, What: "is not the root in " + o.Root}
 		}
 	}
+	if pki.IsEvaluation(root) && !c.Files.Evaluation {
+		return Finding{Kind: KindTrust, Where: c.Source, What: "does not say evaluation: true, and " + path + " was made for evaluation"}
+	}
+	if err := c.trust(path, root); err != nil {
+		return err
+	}
+	return c.openDocument(o.Document)
+}
+
+// trust makes the verifier of a root that was read from path.
+func (c *Config) trust(path string, root *x509.Certificate) error {
 	trustDomain, err := pki.TrustDomain(root)
 	if err != nil {
 		return wrong(path, err)
-	}
-	if pki.IsEvaluation(root) && !c.Files.Evaluation {
-		return Finding{Where: c.Source, What: "does not say evaluation: true, and " + path + " was made for evaluation"}
 	}
 	v, err := pki.NewVerifier(pki.VerifierConfig{Root: root, TrustDomain: trustDomain, AllowEvaluation: c.Files.Evaluation})
 	if err != nil {
 		return wrong(path, err)
 	}
 	c.Root, c.Verifier = root, v
-	path = filepath.Join(string(c.Files.Bundle), site.FileDocument)
+	return nil
+}
+
+// openDocument reads the site document, at path if the auditor has one, and the
+// policy.
+func (c *Config) openDocument(path string) error {
+	own := path != ""
+	if !own {
+		path = filepath.Join(string(c.Files.Bundle), site.FileDocument)
+	}
 	raw, err := durable.ReadFile(path, site.MaxDocument)
+	if err != nil && own {
+		return err
+	}
 	if err != nil {
 		return wrong(path, err)
 	}
-	statement, err := envelope.ParseStatement(raw, site.MaxDocument)
-	if err != nil {
-		return Finding{Where: path, What: fmt.Sprintf("is no site document (%s)", envelope.ReasonOf(err).String())}
-	}
-	if c.Document, err = site.ParseDocument(raw, root, v, time.UnixMilli(statement.Time)); err != nil {
-		return wrong(path, err)
-	}
-	if c.Document.LogKey == "" {
-		return Finding{Where: path, What: "names no log key"}
+	if err := c.document(path, raw); err != nil {
+		return err
 	}
 	path = filepath.Join(string(c.Files.Bundle), site.FilePolicy)
 	text, err := durable.ReadFile(path, policies.MaxBytes)
 	if err != nil {
 		return wrong(path, err)
 	}
+	return c.policy(path, text)
+}
+
+// document parses a site document.
+func (c *Config) document(path string, raw []byte) error {
+	statement, err := envelope.ParseStatement(raw, site.MaxDocument)
+	if err != nil {
+		return Finding{Kind: KindTrust, Where: path, What: fmt.Sprintf("is no site document (%s)", envelope.ReasonOf(err).String())}
+	}
+	if c.Document, err = site.ParseDocument(raw, c.Root, c.Verifier, time.UnixMilli(statement.Time)); err != nil {
+		return wrong(path, err)
+	}
+	if c.Document.LogKey == "" {
+		return Finding{Kind: KindTrust, Where: path, What: "names no log key"}
+	}
+	return nil
+}
+
+// policy parses the policy file, which must be the one that the document names.
+func (c *Config) policy(path string, text []byte) (err error) {
 	if c.Policy, err = policies.Parse(text); err != nil {
 		return wrong(path, err)
 	}
 	if site.HashText(c.Policy.Hash()) != c.Document.PolicyHash {
-		return Finding{Where: path, What: "is not the policy that the site document names"}
+		return Finding{Kind: KindTrust, Where: path, What: "is not the policy that the site document names"}
 	}
 	return nil
 }
@@ -141,7 +208,7 @@ func (c *Config) checkSums(withoutKeys bool) error {
 	files := c.Files
 	list, err := durable.ReadFile(files.Sums(), 4<<10)
 	if errors.Is(err, fs.ErrNotExist) {
-		return Finding{Where: files.Sums(), What: "is not there; " + c.Source + " names the directory"}
+		return Finding{Kind: KindTrust, Where: files.Sums(), What: "is not there; " + c.Source + " names the directory"}
 	}
 	if err != nil {
 		return wrong(files.Sums(), err)
@@ -149,7 +216,7 @@ func (c *Config) checkSums(withoutKeys bool) error {
 	names := records.Summed()
 	lines := strings.SplitAfter(string(list), "\n")
 	if len(lines) != len(names)+1 || lines[len(names)] != "" {
-		return Finding{Where: files.Sums(), What: fmt.Sprintf("does not list %s, a line each", strings.Join(names, ", "))}
+		return Finding{Kind: KindTrust, Where: files.Sums(), What: fmt.Sprintf("does not list %s, a line each", strings.Join(names, ", "))}
 	}
 	for i, name := range names {
 		if name == site.FileKeys && withoutKeys {
@@ -161,7 +228,7 @@ func (c *Config) checkSums(withoutKeys bool) error {
 			return wrong(path, err)
 		}
 		if records.Sum(name, content) != lines[i] {
-			return Finding{Where: path, What: "is not what " + files.Sums() + " lists: one of the two was changed"}
+			return Finding{Kind: KindTrust, Where: path, What: "is not what " + files.Sums() + " lists: one of the two was changed"}
 		}
 	}
 	return nil
@@ -176,5 +243,5 @@ func wrong(path string, err error) error {
 	if errors.As(err, &unreadable) && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return Finding{Where: path, What: err.Error()}
+	return Finding{Kind: KindTrust, Where: path, What: err.Error()}
 }

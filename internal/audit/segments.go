@@ -1,8 +1,8 @@
 package audit
 
 import (
+	"bytes"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"levee/envelope"
+	"levee/internal/records"
 	"levee/internal/translog/proof"
 	"levee/services/recorder/segment"
 )
@@ -26,159 +28,250 @@ const (
 // that its segment had and its log did not.
 const inHand = 10 * time.Second
 
-// stray is a signed message in a segment that the log does not hold.
-type stray struct {
-	path     string
-	record   int64
-	received int64
+// readSegments reads every file in the segments' directory into src, and ends
+// it. It begins when the checkpoint was read: a recorder puts every message into
+// a segment before it logs it, so that what is logged by now is in a segment by
+// then.
+func (a *audit) readSegments(ctx context.Context, src *source) {
+	defer close(src.ready)
+	select {
+	case <-a.began:
+	case <-ctx.Done():
+		return
+	}
+	dir := a.Files.Segments()
+	files, strangers, err := segmentFiles(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // a recorder that has never run has none
+		a.stranger(dir, err)
+		return
+	}
+	for _, name := range strangers {
+		a.stranger(filepath.Join(dir, name), errors.New("does not belong there"))
+	}
+	plans, wrong := a.plan(files)
+	a.strangers = append(a.strangers, wrong...)
+	for i, f := range files {
+		if ctx.Err() != nil {
+			return
+		}
+		if !plans[i].skip && a.readSegment(ctx, src, plans[i], f.Path) != nil {
+			return
+		}
+	}
 }
 
-// checkSegments checks every file in the segments' directory.
-func (a *audit) checkSegments(ctx context.Context) {
-	dir := a.Files.Segments()
+// plan returns what is to be read of each file, and what is wrong with them.
+func (a *audit) plan(files []segment.File) (plans []plan, wrong []Finding) {
+	if a.since != nil {
+		return a.since.plan(files, func(s segmentState) bool { return s.Last >= a.ledger.keptSince })
+	}
+	for i := range files {
+		plans = append(plans, plan{number: int32(i)})
+	}
+	return plans, nil
+}
+
+// segmentFiles returns the segments, and what else is in their directory.
+func segmentFiles(dir string) (files []segment.File, strangers []string, err error) {
 	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return // a recorder that has never run; checkCopies knows whether it has
-	}
-	if errors.Is(err, fs.ErrPermission) {
-		a.denied = err
-		return
-	}
 	if err != nil {
-		a.report.find(dir, "%v", err)
-		return
+		return nil, nil, err
 	}
-	files, err := segment.List(dir)
-	if err != nil {
-		a.report.find(dir, "%v", err)
-		return
+	if files, err = segment.List(dir); err != nil {
+		return nil, nil, err
 	}
 	known := make(map[string]bool)
 	for _, f := range files {
 		known[filepath.Base(f.Path)] = true
-		a.report.Segments++
-		if err := a.checkSegment(ctx, f.Path); errors.Is(err, fs.ErrPermission) {
-			a.denied = err
-			return
-		} else if err != nil {
-			a.unread = true
-			a.report.find(f.Path, "%v", err)
-		}
-		if ctx.Err() != nil {
-			return
-		}
 	}
 	for _, e := range entries {
 		if !known[e.Name()] {
-			a.report.find(filepath.Join(dir, e.Name()), "does not belong there")
+			strangers = append(strangers, e.Name())
 		}
+	}
+	return files, strangers, nil
+}
+
+// stranger notes what is wrong with the directory of segments. It is only for
+// the goroutine that reads them.
+func (a *audit) stranger(path string, err error) {
+	if errors.Is(err, fs.ErrPermission) {
+		a.unreadable = err
+		return
+	}
+	if len(a.strangers) < maxListed {
+		a.strangers = append(a.strangers, Finding{Where: path, What: err.Error(), Kind: KindSegment})
 	}
 }
 
-// checkSegment checks one file. An error means that the rest of it could not
-// be read.
-func (a *audit) checkSegment(ctx context.Context, path string) error {
+// readSegment reads one file as planned. An error means that no more can be read
+// of any.
+func (a *audit) readSegment(ctx context.Context, src *source, p plan, path string) error {
 	f, err := os.Open(path)
 	if err != nil {
+		a.stranger(path, err)
 		return err
 	}
 	defer f.Close()
-	a.ledger.file(path)
 	r := segment.NewReader(f, path)
-	var (
-		last   int64 // when the newest record was received
-		strays []stray
-	)
-	defer func() {
-		for _, s := range strays {
-			if s.received < last-inHand.Milliseconds() {
-				a.strays = append(a.strays, s)
-			}
-		}
-	}()
-	for number, reads := int64(0), 0; ; {
-		record, err := r.Next()
+	record, reads := int64(0), 0
+	b, err := src.batch(ctx, p.from)
+	if err != nil {
+		return err
+	}
+	b.file, b.path = p.number, path
+	for {
+		next, err := r.Next()
 		switch {
 		case err == nil:
 			reads = 0
-			last = max(last, record.Received)
-			logged, err := a.checkRecord(path, record)
-			if err != nil {
-				a.report.find(path, "record %d: %v", number, err)
-			} else if !logged && a.ledger.ready {
-				a.report.Unlogged++
-				strays = append(strays, stray{path, number, record.Received})
+			if record++; record <= p.from {
+				continue // an earlier audit has read it
 			}
-			number++
+			if b.full() {
+				b.size = r.Offset()
+				src.send(b)
+				if b, err = src.batch(ctx, record-1); err != nil {
+					return err
+				}
+				b.file, b.path = p.number, path
+			}
+			b.add(next.Envelope, next.Received, next.Verdict)
 			continue
 		case errors.Is(err, io.EOF) && r.Offset() > 0:
-			return nil
-		case !errors.Is(err, io.EOF) && !errors.Is(err, segment.ErrIncomplete) || reads == tailReads:
-			if errors.Is(err, io.EOF) {
-				return errors.New("it is empty")
+			err = io.EOF
+		case (errors.Is(err, io.EOF) || errors.Is(err, segment.ErrIncomplete)) && reads < tailReads:
+			reads++
+			select {
+			case <-time.After(tailWait):
+				continue
+			case <-ctx.Done():
+				err = ctx.Err()
 			}
-			return err
+		case errors.Is(err, io.EOF):
+			err = errors.New("it is empty")
 		}
-		reads++
-		select {
-		case <-time.After(tailWait):
-		case <-ctx.Done():
-			return ctx.Err()
+		if record < p.from && err == io.EOF {
+			err = fmt.Errorf("it holds %d records, and held %d when an earlier audit read it", record, p.from)
 		}
+		b.size, b.closes = r.Offset(), err
+		src.send(b)
+		return nil
 	}
 }
 
-// checkRecord checks one record. It reports whether the log holds it, if it is
-// signed; what is not signed is not for the log.
-func (a *audit) checkRecord(path string, r segment.Record) (isLogged bool, err error) {
-	if r.Verdict != 0 {
-		return false, fmt.Errorf("verdict %d is none of this version", r.Verdict)
+// takeRecords holds the records of a batch against the log.
+func (a *audit) takeRecords(b *batch) {
+	if int(b.file) >= len(a.ledger.files) {
+		a.ledger.files = append(a.ledger.files, segmentFile{path: b.path})
 	}
-	m, topic, err := a.open(r.Envelope, r.Received)
-	if err != nil {
-		return false, err
+	if b.closes != nil {
+		a.report.Segments++
+	}
+	file := &a.ledger.files[b.file]
+	for i := range b.items {
+		it := &b.items[i]
+		file.last = max(file.last, it.received)
+		if err := a.takeRecord(b.file, it); err != nil {
+			a.report.find(inSegments, kindOf(err), b.path, "record %d: %v", it.n, err)
+		}
+	}
+	file.records, file.size = b.first+int64(len(b.items)), b.size
+	switch {
+	case b.closes == nil || b.closes == io.EOF:
+	case errors.Is(b.closes, fs.ErrPermission):
+		a.denied = b.closes
+	default:
+		a.unread = true
+		a.report.find(inSegments, KindSegment, b.path, "%v", b.closes)
+	}
+}
+
+// takeRecord holds one record against the log.
+func (a *audit) takeRecord(file int32, it *item) error {
+	if it.err != nil {
+		return it.err
+	}
+	if it.refused {
+		a.report.Refused++
+		return nil
 	}
 	a.report.Envelopes++
-	a.latest = max(a.latest, r.Received)
-	sum := sha256.Sum256(m.Raw)
-	b := a.ledger.of(topic.Sender(), m.Nonce.Boot)
-	if m.Signed() {
-		if found, err := b.copied(m.Nonce.Seq, sum); found || err != nil {
-			return true, err
-		}
-		signer, err := a.checkSignature(&m, func() string { return path }, r.Received)
-		if err != nil {
-			return false, err
-		}
-		if at, late := a.after(signer, m.Time); late && a.ledger.ready {
-			a.findRevoked(path, signer, m.Time, at)
-		}
+	if it.late {
+		a.delayed(it)
 	}
-	return !m.Signed(), a.ledger.keep(b, m.Nonce.Seq, kept{sum: sum, time: m.Time, signed: m.Signed()})
+	if a.Keys != nil {
+		a.report.MACs++
+	}
+	a.latest = max(a.latest, it.received)
+	if a.report.From == 0 {
+		a.report.From = it.received
+	}
+	if it.channel.machine {
+		a.hear(it.channel.sender, it.received)
+	}
+	if a.blind {
+		return nil // nothing would ever settle it
+	}
+	b := a.ledger.of(it.channel.sender, it.nonce.Boot)
+	if !it.signed {
+		return a.ledger.keep(b, it.nonce.Seq, reading{sum: it.sum, time: it.time, file: file})
+	}
+	s := signed{sum: it.sum, received: it.received, time: it.time, file: file, record: it.n}
+	if e := b.signed[it.nonce.Seq]; e == nil || e.sum != it.sum {
+		s.raw = bytes.Clone(it.raw) // its signature is checked if the log turns out not to hold it
+	}
+	return a.ledger.copied(b, it.nonce.Seq, s)
 }
 
-// checkStrays judges the signed messages that the log does not hold although
-// their recorder went on. The log of a recorder at work may have them by now.
-func (a *audit) checkStrays(ctx context.Context, log proof.Checkpoint) {
-	var newer []stray
-	for _, s := range a.strays {
-		if s.received < a.newest-inHand.Milliseconds() {
-			a.report.find(s.path, "record %d is a signed message of %s that the log does not hold", s.record, clock(s.received))
-			continue
+// checkStrays judges the signed messages that the log does not hold. A recorder
+// that crashed may not have logged what came last; the log of a recorder at work
+// may have them by now.
+func (a *audit) checkStrays(ctx context.Context, log proof.Checkpoint, records []half) {
+	a.report.Unlogged = len(records)
+	var newer []half
+	for _, s := range records {
+		path := a.ledger.files[s.file].path
+		if err := a.checkStray(s); err != nil {
+			a.report.find(inSegments, kindOf(err), path, "record %d: %v", s.record, err)
 		}
-		newer = append(newer, s)
+		switch {
+		case s.received >= a.ledger.files[s.file].last-inHand.Milliseconds():
+		case s.received < a.newest-inHand.Milliseconds():
+			a.report.find(between, KindCopy, path, "record %d is a signed message of %s that the log does not hold", s.record, clock(s.received))
+		default:
+			newer = append(newer, s)
+		}
 	}
 	if n := int64(len(newer)); n > 0 && a.awaitLog(ctx, log.Tree.N+n) < log.Tree.N+n {
-		a.report.find(a.Files.Log(), "it ends before %d signed messages, received from %s on, that are in %s: an older log was put in its place",
-			n, clock(newer[0].received), newer[0].path)
+		a.report.find(between, KindRollback, a.Files.Log(), "it ends before %d signed messages, received from %s on, that are in %s: an older log was put in its place",
+			n, clock(newer[0].received), a.ledger.files[newer[0].file].path)
 	}
+}
+
+// checkStray checks the signature of a message that is in a segment alone.
+func (a *audit) checkStray(s half) error {
+	m, err := envelope.Parse(s.raw, envelope.MaxBackfill)
+	if err != nil {
+		return err
+	}
+	id, certificate, err := a.checker.signature(&m)
+	if err != nil {
+		return err
+	}
+	a.report.Signatures++
+	path := a.ledger.files[s.file].path
+	by := a.registry.signed(id, certificate, func() string { return path }, s.received)
+	if at, late := a.after(by, s.time); late {
+		a.findRevoked(path, by, s.time, at)
+	}
+	return nil
 }
 
 // checkCopies names the entries whose envelope is in no segment, although a
 // recorder writes that first.
-func (a *audit) checkCopies() {
-	lost := a.ledger.withoutCopy(a.KeptSince.UnixMilli())
-	if a.unread || len(lost) == 0 {
+func (a *audit) checkCopies(lost []half) {
+	if a.unread {
 		return // what cannot be read was named
 	}
 	for first := 0; first < len(lost); {
@@ -186,7 +279,7 @@ func (a *audit) checkCopies() {
 		for last+1 < len(lost) && lost[last+1].index == lost[last].index+1 {
 			last++
 		}
-		a.report.find(a.Files.Segments(), "entries %d to %d, received from %s to %s, are in no segment: %s", lost[first].index, lost[last].index,
+		a.report.find(between, KindCopy, a.Files.Segments(), "entries %d to %d, received from %s to %s, are in no segment: %s", lost[first].index, lost[last].index,
 			clock(lost[first].received), clock(lost[last].received), a.suspect(lost[first].received))
 		first = last + 1
 	}
@@ -200,6 +293,10 @@ func (a *audit) suspect(received int64) string {
 		if err == nil && f.Start <= received {
 			path = f.Path
 		}
+	}
+	if declared, err := records.ReadDeletions(a.Files.Deletions()); err == nil && len(declared) > 0 && received < declared[len(declared)-1].Ended {
+		return fmt.Sprintf("the recorder declares that it deleted %d files, of what was received before %s; --kept-since accepts that",
+			len(declared), clock(declared[len(declared)-1].Ended))
 	}
 	if path == "" {
 		return "the file was deleted"
