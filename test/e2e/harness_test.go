@@ -28,7 +28,7 @@ var bin string
 
 func TestMain(m *testing.M) {
 	os.Exit(processes.Run(m, func(dir string) { bin = dir },
-		"levee", "levee-broker", "levee-sensor", "levee-monitor", "levee-controller", "levee-recorder", "levee-issuer"))
+		"levee", "levee-broker", "levee-sensor", "levee-monitor", "levee-controller", "levee-recorder", "levee-issuer", "levee-console"))
 }
 
 // goOn reports whether a test that floods, or that runs a sensor, is to go on here;
