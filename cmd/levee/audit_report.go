@@ -86,7 +86,7 @@ commands    %d carried out
 		fmt.Fprintf(b, "witness     %s cosigned %d entries at %s\n", inert(w.Name), r.Witnessed, day(w.Time))
 	}
 	if r.Unexplained > 0 {
-		fmt.Fprintf(b, "note: %d commands that were carried out may be among the messages that are missing\n", r.Unexplained)
+		fmt.Fprintf(b, "note: %d commands that were carried out may have been commanded by messages that are missing, or on their way\n", r.Unexplained)
 	}
 	if r.AwaitingIssuance > 0 {
 		fmt.Fprintf(b, "note: %d certificates began to sign so late that their journal may still be on its way\n", r.AwaitingIssuance)

@@ -1,6 +1,9 @@
 package audit
 
 import (
+	"strings"
+	"time"
+
 	"levee/envelope"
 	"levee/internal/wire"
 	"levee/pki"
@@ -13,6 +16,7 @@ type executions struct {
 	open     []executed // their command has not come
 	missing  int64      // when the first message may have been sent that is missing of those who command; 0: none is
 	some     bool
+	vouched  map[string]int64 // until when each of those who command has signed what it sent, ms since the epoch
 }
 
 // ordered is what a command told whom to do.
@@ -35,7 +39,35 @@ type executed struct {
 // deliver in any.
 const maxUnordered = 1 << 16
 
-func newExecutions() *executions { return &executions{commands: make(map[wire.ID]ordered)} }
+func newExecutions() *executions {
+	return &executions{commands: make(map[wire.ID]ordered), vouched: make(map[string]int64)}
+}
+
+// longestOwed is how long the digest of who commands may take to come: beyond, a
+// status without a command is a finding, whatever may still be on its way.
+const longestOwed = int64(time.Hour / time.Millisecond)
+
+// hear notes that somebody signed something at the time at: in a digest, for all
+// that it sent until then.
+func (e *executions) hear(sender string, at int64, digest bool) {
+	if !commands(sender) {
+		return
+	}
+	if _, known := e.vouched[sender]; !known || digest {
+		e.vouched[strings.Clone(sender)] = max(e.vouched[sender], at)
+	}
+}
+
+// owed reports whether somebody may have commanded until the time at, and has not
+// signed yet what it sent: the command may be on its way, as backfill.
+func (e *executions) owed(at int64) bool {
+	for _, until := range e.vouched {
+		if until < at && at-until <= longestOwed {
+			return true
+		}
+	}
+	return false
+}
 
 // order notes a command. It is repeated each second until it is answered.
 func (e *executions) order(c *wire.Command) {
@@ -79,7 +111,7 @@ func (a *audit) checkExecutions() {
 		if a.checkExecution(x) {
 			continue
 		}
-		if a.executions.some && a.executions.missing <= x.Time {
+		if a.executions.some && a.executions.missing <= x.Time || a.executions.owed(x.Time) {
 			a.report.Unexplained++
 			continue
 		}
@@ -94,11 +126,17 @@ func (a *audit) findExecution(x executed) {
 
 // missed notes messages that are missing of a sender who may have commanded.
 func (e *executions) missed(sender string, g Gap) {
-	id, err := envelope.ParseKeyID([]byte(sender + "/1"))
-	if role := pki.Role(id.Role); err != nil || role != pki.RoleMonitor && role != pki.RoleApprover {
+	if !commands(sender) {
 		return
 	}
 	if !e.some || g.After < e.missing {
 		e.some, e.missing = true, g.After
 	}
+}
+
+// commands reports whether a sender's role commands.
+func commands(sender string) bool {
+	id, err := envelope.ParseKeyID([]byte(sender + "/1"))
+	role := pki.Role(id.Role)
+	return err == nil && (role == pki.RoleMonitor || role == pki.RoleApprover)
 }

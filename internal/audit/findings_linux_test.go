@@ -21,6 +21,9 @@ func (s *sender) command(id wire.ID) message {
 		Parameters: wire.Parameters{RatePerSecond: 10, Burst: 20}, Issued: s.now.UnixMilli(), TTL: 60, Cause: "syn_packet_count"}, s.signer)
 }
 
+// digestOf returns messages and the digest that vouches for them.
+func (s *sender) digestOf(messages ...message) []message { return append(messages, s.digest()) }
+
 // What a controller did is held against what the log says that it was told.
 func TestExecutions(t *testing.T) {
 	t.Parallel()
@@ -55,6 +58,27 @@ func TestExecutions(t *testing.T) {
 			m.now = c.now
 			return []message{c.answer(id, wire.StateActive), m.alert(90)}
 		}, 0, 1, 1, ""},
+		{"the command may be on its way", func(m, c *sender) []message {
+			said := m.digestOf(m.alert(90))
+			c.now = c.now.Add(time.Minute)
+			return append(said, c.answer(id, wire.StateActive))
+		}, 0, 1, 1, ""},
+		{"nobody vouched yet", func(m, c *sender) []message {
+			said := m.alert(90)
+			c.now = c.now.Add(time.Minute)
+			return []message{said, c.answer(id, wire.StateActive)}
+		}, 0, 1, 1, ""},
+		{"no command was on its way", func(m, c *sender) []message {
+			said := m.digestOf(m.alert(90))
+			c.now = c.now.Add(time.Minute)
+			m.now = c.now.Add(time.Second)
+			return append(append(said, c.answer(id, wire.StateActive)), m.digestOf(m.alert(91))...)
+		}, 1, 1, 0, "does not hold command"},
+		{"on its way for too long", func(m, c *sender) []message {
+			said := m.digestOf(m.alert(90))
+			c.now = c.now.Add(time.Hour + time.Minute)
+			return append(said, c.answer(id, wire.StateActive))
+		}, 1, 1, 0, "does not hold command"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()

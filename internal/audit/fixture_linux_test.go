@@ -204,7 +204,7 @@ func (b *bank) record(t testing.TB) *running {
 	if err := os.MkdirAll(b.segments(), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	segments, err := segment.OpenWriter(segment.Config{Dir: b.segments(), Log: quiet(), MaxSize: 12 << 10})
+	segments, err := segment.OpenWriter(segment.Config{Dir: b.segments(), Log: quiet(), MaxSize: 4 << 10})
 	if err != nil {
 		t.Fatal(err)
 	}

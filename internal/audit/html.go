@@ -38,7 +38,7 @@ th, td { border: 1px solid #ccc; padding: .3em .6em; text-align: left; vertical-
 <tr><th>segments</th><td>{{.Segments}} files, {{.Envelopes}} envelopes, {{.Refused}} refused messages (a sample)</td></tr>
 <tr><th>digests</th><td>{{.Confirmed}} confirmed over {{.Vouched}} messages, {{.Contradicted}} contradicted, {{.Incomplete}} incomplete, {{.Expired}} expired</td></tr>
 <tr><th>messages</th><td>{{.Missing}} missing, {{.Declared}} declared undelivered, {{.Unvouched}} unvouched, {{.Pending}} waiting for a digest, {{.Unlogged}} in a segment alone, {{.Late}} late</td></tr>
-<tr><th>commands</th><td>{{.Executions}} carried out, {{.Unexplained}} whose command may be among what is missing</td></tr>
+<tr><th>commands</th><td>{{.Executions}} carried out, {{.Unexplained}} whose command may be among what is missing or on its way</td></tr>
 </table>
 {{if .WithoutJournal}}<p>The log holds no journal of {{range .WithoutJournal}}{{.}} {{end}}: whether it issued the certificates of its signers was not checked.</p>{{end}}
 {{if .Findings}}<h2>Findings</h2>

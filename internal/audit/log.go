@@ -151,6 +151,8 @@ func (a *audit) checkMessage(it *item) error {
 		return nil
 	}
 	by.see(sighting{it.time, it.n})
+	_, digest := it.payload.(*wire.Digest)
+	a.executions.hear(sender, it.time, digest)
 	switch p := it.payload.(type) {
 	case *wire.Digest:
 		err = a.ledger.pledge(b, *p, it.n, it.time, it.received)

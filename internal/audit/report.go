@@ -141,7 +141,7 @@ type Report struct {
 	Readmitted   int    `json:"readmitted"`   // orders to readmit, likewise
 	Executions   int    `json:"executions"`   // statuses of commands that were carried out
 	// Unexplained counts those of them whose command may be among the messages
-	// that are missing.
+	// that are missing, or that are still on their way: nobody vouched for them yet.
 	Unexplained int `json:"unexplained"`
 	// AwaitingIssuance counts certificates that began to sign so shortly before
 	// the log's end that their journal may still be on its way.

@@ -29,6 +29,7 @@ type State struct {
 	Registry   registryState     `json:"registry"`
 	Commands   map[string]string `json:"commands"` // "command controller" by id
 	Open       []executed        `json:"executions"`
+	Vouched    map[string]int64  `json:"vouched"`
 	Heard      map[string]heard  `json:"heard"`
 	Last       int64             `json:"last"` // when anything was received, ms since the epoch
 	Down       int64             `json:"down"`
@@ -163,7 +164,7 @@ func WriteState(path string, s *State) error {
 // state returns what the next audit needs.
 func (a *audit) state(head proof.Checkpoint) *State {
 	s := &State{Version: stateVersion, Root: a.report.Root, Checkpoint: string(head.Note), Registry: a.registry.state(),
-		Commands: make(map[string]string), Open: a.executions.open, Heard: a.hearing.heard, Last: a.hearing.last, Down: a.hearing.down}
+		Commands: make(map[string]string), Open: a.executions.open, Vouched: a.executions.vouched, Heard: a.hearing.heard, Last: a.hearing.last, Down: a.hearing.down}
 	for _, f := range a.ledger.files {
 		s.Segments = append(s.Segments, segmentState{filepath.Base(f.path), f.size, f.records, f.last})
 	}
@@ -226,6 +227,9 @@ func (a *audit) resume(s *State) error {
 		a.executions.commands[id] = ordered{string(command), string(controller)}
 	}
 	a.executions.open = s.Open
+	if s.Vouched != nil {
+		a.executions.vouched = s.Vouched
+	}
 	if s.Heard != nil {
 		a.hearing.heard, a.hearing.last, a.hearing.down = s.Heard, s.Last, s.Down
 	}

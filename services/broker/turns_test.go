@@ -170,6 +170,8 @@ func TestHandshakeWithoutATurn(t *testing.T) {
 			s.finish()
 			all[0].finish()
 			time.Sleep(2 * rest)
+			s.turns.mu.Lock()
+			defer s.turns.mu.Unlock()
 			if turns := s.turns; len(turns.free) != 1 || len(turns.waiting[0])+len(turns.waiting[1]) > 0 {
 				t.Errorf("%s: %d slots, %d wait", test.name, len(turns.free), len(turns.waiting[0])+len(turns.waiting[1]))
 			}

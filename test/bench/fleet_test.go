@@ -284,11 +284,11 @@ func (f fleet) behind() (most float64) {
 	return most
 }
 
-// since returns how many connections were made after a moment.
+// since returns how many connections were made from the second of a moment on.
 func (f fleet) since(from time.Time) (n int) {
 	for _, c := range f {
 		for _, s := range c.seconds {
-			if s.Unix > from.Unix() {
+			if s.Unix >= from.Unix() {
 				n += int(s.Connected)
 			}
 		}

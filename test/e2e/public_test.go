@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -17,6 +19,7 @@ import (
 	"levee/internal/provision"
 	"levee/internal/wire"
 	"levee/pki"
+	"levee/services/recorder/segment"
 )
 
 // shown waits until a part's log shows a public message that contains text, and
@@ -36,8 +39,23 @@ func (p *process) shown(t *testing.T, text string) entry {
 	return found
 }
 
+// unpacked returns the envelopes of a segment, one after the other.
+func unpacked(t *testing.T, path string, content []byte) (all []byte) {
+	t.Helper()
+	for r := segment.NewReader(bytes.NewReader(content), path); ; {
+		record, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return all
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(append(all, record.Envelope...), '\n')
+	}
+}
+
 // kept returns the files below dir that hold text, as it is or within
-// base64url, as entries of the log have it.
+// base64url, as entries of the log have it; segments are unpacked.
 func kept(t *testing.T, dir, text string) (paths []string) {
 	t.Helper()
 	spellings := [][]byte{[]byte(text)}
@@ -53,6 +71,9 @@ func kept(t *testing.T, dir, text string) (paths []string) {
 		content, err := os.ReadFile(path)
 		if err != nil {
 			return err
+		}
+		if filepath.Ext(path) == ".seg" {
+			content = append(content, unpacked(t, path, content)...)
 		}
 		if slices.ContainsFunc(spellings, func(s []byte) bool { return bytes.Contains(content, s) }) {
 			paths = append(paths, path)
