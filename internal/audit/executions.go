@@ -1,6 +1,9 @@
 package audit
 
 import (
+	"maps"
+	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,7 +19,7 @@ type executions struct {
 	open     []executed // their command has not come
 	missing  int64      // when the first message may have been sent that is missing of those who command; 0: none is
 	some     bool
-	vouched  map[string]int64 // until when each of those who command has signed what it sent, ms since the epoch
+	vouched  map[string]int64 // by "sender boot" of those who command: until when it signed for what it sent, ms since the epoch
 }
 
 // ordered is what a command told whom to do.
@@ -45,24 +48,36 @@ func newExecutions() *executions {
 
 // longestOwed is how long the digest of who commands may take to come: beyond, a
 // status without a command is a finding, whatever may still be on its way.
-const longestOwed = int64(time.Hour / time.Millisecond)
+// answering is how long a command may be carried out after its sender's next start.
+const (
+	longestOwed = int64(time.Hour / time.Millisecond)
+	answering   = int64(time.Minute / time.Millisecond)
+)
 
 // hear notes that somebody signed something at the time at: in a digest, for all
-// that it sent until then.
-func (e *executions) hear(sender string, at int64, digest bool) {
+// that it sent until then in that boot.
+func (e *executions) hear(sender string, boot uint64, at int64, digest bool) {
 	if !commands(sender) {
 		return
 	}
-	if _, known := e.vouched[sender]; !known || digest {
-		e.vouched[strings.Clone(sender)] = max(e.vouched[sender], at)
+	key := sender + " " + envelope.FormatBoot(boot)
+	if _, known := e.vouched[key]; !known || digest {
+		e.vouched[key] = max(e.vouched[key], at)
 	}
 }
 
-// owed reports whether somebody may have commanded until the time at, and has not
-// signed yet what it sent: the command may be on its way, as backfill.
+// owed reports whether somebody may have commanded until the time at, and did not
+// sign for all that it sent by then: the command may be on its way, as backfill,
+// or have been lost when its sender was killed.
 func (e *executions) owed(at int64) bool {
-	for _, until := range e.vouched {
-		if until < at && at-until <= longestOwed {
+	keys := slices.Sorted(maps.Keys(e.vouched)) // the boots of a sender in order
+	for i, key := range keys {
+		ended := int64(math.MaxInt64)
+		if sender, _, _ := strings.Cut(key, " "); i+1 < len(keys) && strings.HasPrefix(keys[i+1], sender+" ") {
+			next, _ := envelope.ParseBoot(keys[i+1][len(sender)+1:])
+			ended = int64(next) + answering // a boot is when it began
+		}
+		if until := e.vouched[key]; until < at && at-until <= longestOwed && at < ended {
 			return true
 		}
 	}

@@ -74,6 +74,23 @@ func TestExecutions(t *testing.T) {
 			m.now = c.now.Add(time.Second)
 			return append(append(said, c.answer(id, wire.StateActive)), m.digestOf(m.alert(91))...)
 		}, 1, 1, 0, "does not hold command"},
+		{"who commanded was killed, and started again", func(m, c *sender) []message {
+			said := m.digestOf(m.alert(90))
+			c.now = c.now.Add(time.Minute)
+			answer := c.answer(id, wire.StateActive)
+			m.now = c.now.Add(-time.Second)
+			m.boot, m.seq, m.first, m.sums = uint64(m.now.UnixMilli()), 0, 1, nil
+			m.now = c.now.Add(time.Second)
+			return append(append(said, answer), m.digestOf(m.alert(91))...)
+		}, 0, 1, 1, ""},
+		{"long after it had started again", func(m, c *sender) []message {
+			said := m.digestOf(m.alert(90))
+			m.now = m.now.Add(time.Minute)
+			m.boot, m.seq, m.first, m.sums = uint64(m.now.UnixMilli()), 0, 1, nil
+			c.now = m.now.Add(2 * time.Minute)
+			m.now = c.now.Add(time.Second)
+			return append(append(said, c.answer(id, wire.StateActive)), m.digestOf(m.alert(91))...)
+		}, 1, 1, 0, "does not hold command"},
 		{"on its way for too long", func(m, c *sender) []message {
 			said := m.digestOf(m.alert(90))
 			c.now = c.now.Add(time.Hour + time.Minute)

@@ -152,7 +152,7 @@ func (a *audit) checkMessage(it *item) error {
 	}
 	by.see(sighting{it.time, it.n})
 	_, digest := it.payload.(*wire.Digest)
-	a.executions.hear(sender, it.time, digest)
+	a.executions.hear(sender, it.nonce.Boot, it.time, digest)
 	switch p := it.payload.(type) {
 	case *wire.Digest:
 		err = a.ledger.pledge(b, *p, it.n, it.time, it.received)

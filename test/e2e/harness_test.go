@@ -5,7 +5,6 @@ import (
 	"bufio"
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -103,14 +102,10 @@ func (b *bank) configure(t *testing.T, role pki.Role, old, new string) {
 	processes.Edit(t, b.layout.Config(b.ids[role]), old, new)
 }
 
+// freePort returns an address that nobody else is given before its owner takes it.
 func freePort(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
+	return steadyPorts(t, 1)[0]
 }
 
 // process is a running binary, whose log can be read.
